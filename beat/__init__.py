@@ -1,0 +1,1 @@
+"""The clock: fires schedules, dispatches, rescues, expires and prunes."""

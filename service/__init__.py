@@ -1,0 +1,1 @@
+"""The Flask service: everything that knows jobs."""

@@ -1,0 +1,230 @@
+"""Settings: the only reader of the environment. A bad one refuses to start, and says what to do.
+
+Every setting below can be given as an environment variable with the prefix `MILLRACE_`
+(`MILLRACE_DATABASE_URL=postgresql+psycopg://…`). Values are parsed as JSON where they are JSON, so `true`, `30` and
+`["a"]` have their types; what is not JSON is text.
+"""
+
+import copy
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from flask import Flask
+
+from service.queues import Queue
+
+Role = Literal["api", "worker", "beat", "cli"]
+
+ENV_PREFIX = "MILLRACE"
+
+
+class Defaults:
+    """Settings and their defaults. Times in seconds, sizes in bytes."""
+
+    DATABASE_URL = ""
+    """PostgreSQL, as `postgresql+psycopg://user:password@host:port/name`."""
+    DATABASE_POOL_SIZE = 5
+    """Connections kept open per process; the sum over all processes must stay below `max_connections`."""
+    DATABASE_POOL_OVERFLOW = 10
+    DATABASE_POOL_TIMEOUT = 2.0
+    """How long a request waits for a free connection before it is answered 503."""
+    DATABASE_CONNECT_TIMEOUT = 3
+    DATABASE_STATEMENT_TIMEOUT = 15.0
+    DATABASE_LOCK_TIMEOUT = 5.0
+    DATABASE_PREPARE = True
+    """Set to false behind PgBouncer in transaction mode."""
+    BROKER_URL = ""
+    """Redis, as `redis://:password@host:port/0` (also `rediss://` and `sentinel://`)."""
+    BROKER_VISIBILITY_TIMEOUT = 7200
+    """Redelivery of unacknowledged messages by Redis; recovery does not depend on it. Above the longest job timeout."""
+    SECRET_KEY = ""
+
+    LEASE_SECONDS = 30.0
+    LEASE_RENEW_SECONDS = 5.0
+    HARD_TIMEOUT_GRACE = 10.0
+    """Between a job's timeout, which the handler sees as an exception, and the kill of its process."""
+    SHUTDOWN_GRACE = 20.0
+    """How long a stopping worker lets running jobs finish before it gives them back."""
+
+    CLOCK_LEASE_SECONDS = 10.0
+    CLOCK_TICK_SECONDS = 0.5
+    DISPATCH_WINDOW = 1000
+    """Rung jobs held in the broker per queue; the rest of the backlog waits in PostgreSQL."""
+    RING_AGAIN_SECONDS = 30.0
+    """First wait before a rung job that nobody claimed is rung again; it doubles each time."""
+    RETENTION_DAYS = 30
+    """Final jobs, their events, attempts and artifacts are deleted after so many days."""
+    IDEMPOTENCY_HOURS = 72
+
+    ARTIFACT_DIR = ""
+    ARTIFACT_MAX_BYTES = 1 << 30
+    RESULT_MAX_BYTES = 1 << 20
+    MAX_CONTENT_LENGTH = 2 << 20
+    """Largest request body, uploads of artifacts excepted."""
+    BATCH_MAX_JOBS = 10_000
+    WAIT_MAX_SECONDS = 60
+
+    OUTGOING_ALLOW_PRIVATE = False
+    """Whether jobs may call loopback and private addresses."""
+    ALLOWED_ORIGINS: tuple[str, ...] = ()
+    PROXY_FIX_FOR = 0
+    """How many trusted proxies set `X-Forwarded-For`, `-Proto`."""
+    DOCS_ENABLED = True
+
+    LOG_FORMAT = "json"
+    LOG_LEVEL = "INFO"
+    SENTRY_DSN = ""
+    ENVIRONMENT = "production"
+    HEARTBEAT_FILE = ""
+    """A file that worker and beat touch while they are healthy, for health checks of containers."""
+
+
+class BadSetting(Exception):
+    """A setting is missing or wrong. The message names it and says what to do."""
+
+
+def load_config(app: Flask, role: Role, overrides: Mapping[str, Any] | None) -> None:
+    """Fill `app.config`: defaults, then the environment, then `overrides`; check it; derive what libraries want.
+
+    Raises BadSetting. `overrides` wins, so no variable of the environment can change what a test asked for.
+    """
+    defaults = {name: copy.deepcopy(value) for name, value in vars(Defaults).items() if name.isupper()}
+    app.config.from_mapping(defaults)
+    app.config.from_prefixed_env(ENV_PREFIX)
+    app.config.from_mapping(overrides or {})
+    _check(app.config, defaults)
+    app.config.update(_flask_sqlalchemy(app.config, role))
+    app.config["CELERY"] = celery_settings(app.config, role)
+    app.config["RATELIMIT_HEADERS_ENABLED"] = True
+
+
+def _check(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    for name, default in defaults.items():
+        value = config[name]
+        expected = (int, float) if isinstance(default, float) else (list, tuple) if isinstance(default, tuple) else type(default)
+        if not isinstance(value, expected) or (isinstance(value, bool) and not isinstance(default, bool)):
+            hint = " Quote it, so that it is read as text." if isinstance(default, str) else ""
+            raise BadSetting(
+                f"{ENV_PREFIX}_{name} must be {_kind(default)}, not {type(value).__name__}.{hint}"
+            )
+    for name in ("DATABASE_URL", "BROKER_URL", "SECRET_KEY", "ARTIFACT_DIR"):
+        if not config[name]:
+            raise BadSetting(f"{ENV_PREFIX}_{name} is not set. `millrace up` sets it for you; elsewhere, set it yourself.")
+    if len(config["SECRET_KEY"]) < 32:  # noqa: PLR2004 - 256 bits in hex would be 64; 32 characters is the least we accept
+        raise BadSetting(f"{ENV_PREFIX}_SECRET_KEY is shorter than 32 characters. Make one: openssl rand -hex 32")
+    if urlsplit(config["DATABASE_URL"]).scheme != "postgresql+psycopg":
+        raise BadSetting(f"{ENV_PREFIX}_DATABASE_URL must begin with postgresql+psycopg:// (psycopg 3).")
+    if not Path(config["ARTIFACT_DIR"]).is_absolute():
+        raise BadSetting(f"{ENV_PREFIX}_ARTIFACT_DIR must be an absolute path, the same folder for API and workers.")
+    if config["LEASE_RENEW_SECONDS"] * 3 > config["LEASE_SECONDS"]:
+        raise BadSetting(f"{ENV_PREFIX}_LEASE_SECONDS must be at least three times {ENV_PREFIX}_LEASE_RENEW_SECONDS.")
+    if config["LOG_FORMAT"] not in {"json", "text"}:
+        raise BadSetting(f"{ENV_PREFIX}_LOG_FORMAT must be json or text.")
+    if config["DEBUG"] and config["ENVIRONMENT"] == "production":
+        raise BadSetting("DEBUG is on in production. Unset it, or set MILLRACE_ENVIRONMENT=development.")
+
+
+def _kind(default: object) -> str:
+    if isinstance(default, bool):
+        return "true or false"
+    if isinstance(default, int):
+        return "a whole number"
+    if isinstance(default, float):
+        return "a number"
+    return "a list" if isinstance(default, tuple) else "text"
+
+
+def _flask_sqlalchemy(config: Mapping[str, Any], role: Role) -> dict[str, Any]:
+    def milliseconds(name: str) -> int:
+        return int(config[name] * 1000)
+
+    session_settings = " ".join(
+        f"-c {name}={value}"
+        for name, value in {
+            "timezone": "UTC",
+            "statement_timeout": milliseconds("DATABASE_STATEMENT_TIMEOUT"),
+            "lock_timeout": milliseconds("DATABASE_LOCK_TIMEOUT"),
+            "idle_in_transaction_session_timeout": 60_000,
+            "application_name": f"millrace-{role}",
+        }.items()
+    )
+    return {
+        "SQLALCHEMY_DATABASE_URI": config["DATABASE_URL"],
+        "SQLALCHEMY_ENGINE_OPTIONS": {
+            "pool_pre_ping": True,
+            "pool_recycle": 1800,
+            "pool_size": config["DATABASE_POOL_SIZE"] if role == "api" else 2,
+            "max_overflow": config["DATABASE_POOL_OVERFLOW"] if role == "api" else 2,
+            "pool_timeout": config["DATABASE_POOL_TIMEOUT"] if role == "api" else 10.0,
+            "connect_args": {
+                "connect_timeout": config["DATABASE_CONNECT_TIMEOUT"],
+                "options": session_settings,
+                "keepalives_idle": 15,
+                "keepalives_interval": 5,
+                "keepalives_count": 3,
+                "prepare_threshold": 5 if config["DATABASE_PREPARE"] else None,
+            },
+        },
+    }
+
+
+def celery_settings(config: Mapping[str, Any], role: Role) -> dict[str, Any]:
+    """Celery's configuration for one role. The API must never wait for a broker; workers must never give it up."""
+    patient = role in {"worker", "beat"}
+    transport: dict[str, Any] = {
+        "visibility_timeout": config["BROKER_VISIBILITY_TIMEOUT"],
+        "unacked_restore_throttle": 1,
+        "socket_keepalive": True,
+        "global_keyprefix": "",
+    }
+    if role == "worker":
+        transport |= {"socket_timeout": 10, "socket_connect_timeout": 5, "health_check_interval": 10}
+    else:
+        # Bounded well under half a second even where Redis is frozen: a ring may fail, the dispatcher rings again.
+        transport |= {
+            "socket_timeout": 0.25,
+            "socket_connect_timeout": 0.25,
+            "max_retries": 1,
+            "interval_start": 0,
+            "interval_step": 0.1,
+            "interval_max": 0.1,
+        }
+    return {
+        "broker_url": config["BROKER_URL"],
+        "broker_transport_options": transport,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None if patient else 1,
+        "broker_pool_limit": 4,
+        "result_backend": "service.jobs.result_backend:JobsBackend",
+        "task_ignore_result": True,
+        "task_publish_retry": False,
+        "task_default_queue": Queue.DEFAULT.value,
+        "task_create_missing_queues": False,
+        "task_queues": {queue.value: {"exchange": "", "routing_key": queue.value} for queue in Queue},
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": False,
+        "task_track_started": False,
+        "task_send_sent_event": False,
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "result_accept_content": ["json"],
+        "event_serializer": "json",
+        "worker_send_task_events": True,
+        "worker_prefetch_multiplier": 1,
+        "worker_max_tasks_per_child": 1000,
+        "worker_hijack_root_logger": False,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_soft_shutdown_timeout": 0.0,
+        "worker_enable_remote_control": True,
+        "beat_scheduler": "beat.scheduler:ClockScheduler",
+        "timezone": "UTC",
+        "enable_utc": True,
+    }
+
+
+def environment_with(values: Mapping[str, Any]) -> dict[str, str]:
+    """This process' environment with the given settings put in, for starting children."""
+    return {**os.environ, **{f"{ENV_PREFIX}_{name}": str(value) for name, value in values.items()}}

@@ -1,0 +1,1 @@
+"""What every endpoint shares: problems, identity, request ids, parsing, headers, health."""

@@ -1,0 +1,1 @@
+"""Stored timetables: a job at each slot, once."""

@@ -1,0 +1,1 @@
+"""Servers, clients and factories that the tests share."""

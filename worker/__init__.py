@@ -1,0 +1,1 @@
+"""The worker: runs jobs, one claimed attempt at a time."""

@@ -1,0 +1,95 @@
+"""What a handler is given, and the ways in which it may end other than by returning."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from service.artifacts.files import FoundArtifact, NewArtifact, find_artifact
+from service.artifacts.storage import ArtifactStorage
+from service.ids import uuid7
+
+
+class PermanentFailure(Exception):
+    """The attempt failed in a way that no retry can mend: the job ends in `failed`.
+
+    `kind` is a short stable word for programs (`job.error.type`); the message is for people.
+    """
+
+    def __init__(self, message: str, *, kind: str = "permanent_failure") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class RetryLater(Exception):
+    """The attempt failed, and the far side said when to come back, in seconds (`Retry-After`, for one)."""
+
+    def __init__(self, message: str, *, after_seconds: float, kind: str = "retry_later") -> None:
+        super().__init__(message)
+        self.after_seconds = after_seconds
+        self.kind = kind
+
+
+Effect = Callable[[Session], None]
+
+
+@dataclass
+class JobContext:
+    """One attempt, as its handler sees it.
+
+    What a handler registers here (artifacts, effects) is committed in the same transaction as the job's
+    result, and only if this attempt still holds the job: an attempt that was overtaken leaves nothing behind.
+    """
+
+    job_id: UUID
+    tenant_id: UUID
+    job_type: str
+    attempt: int
+    max_attempts: int
+    config: Mapping[str, Any]
+    scratch: Path
+    """An empty folder of this attempt's own, removed when the attempt ends."""
+    storage: ArtifactStorage
+    report_progress: Callable[[float, str], None]
+    log: logging.LoggerAdapter[logging.Logger]
+    """Writes log lines that carry the job's id and attempt. Never log arguments: they are the customer's."""
+    artifacts: list[NewArtifact] = field(default_factory=list)
+    effects: list[Effect] = field(default_factory=list)
+
+    def progress(self, percent: float, message: str = "") -> None:
+        """Say how far the job is: 0 to 100, and a few words for people. Cheap; call it as often as you like."""
+        self.report_progress(min(max(float(percent), 0.0), 100.0), message[:500])
+
+    def open_artifact(self, artifact_id: UUID | str) -> FoundArtifact:
+        """The uploaded or earlier made file of this tenant: `path`, `name`, `content_type`, `size`.
+
+        Raises PermanentFailure when the tenant has no such artifact.
+        """
+        found = find_artifact(self.storage, tenant_id=self.tenant_id, artifact_id=artifact_id)
+        if found is None:
+            raise PermanentFailure(f"There is no artifact {artifact_id}.", kind="artifact_not_found")
+        return found
+
+    def save_artifact(self, name: str, content_type: str, source: Path | bytes) -> UUID:
+        """Keep a file that this job made. It appears when the job succeeds, and only then; returns its id."""
+        if isinstance(source, bytes):
+            stored = self.storage.write([source])
+        else:
+            with source.open("rb") as stream:
+                stored = self.storage.write(iter(lambda: stream.read(1 << 20), b""))
+        artifact = NewArtifact(
+            id=uuid7(), tenant_id=self.tenant_id, job_id=self.job_id, name=name, content_type=content_type, stored=stored
+        )
+        self.artifacts.append(artifact)
+        return artifact.id
+
+    def add_effect(self, effect: Effect) -> None:
+        """Register rows to write with the result: `effect(session)` runs inside the finishing transaction.
+
+        It must only use the session; a network call in there would hold the transaction open.
+        """
+        self.effects.append(effect)

@@ -1,0 +1,33 @@
+import pytest
+from importlinter.api import read_configuration
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+
+from tests.architecture.tree import PACKAGES, ROOT, files, module_name
+
+CONFIGURATION = str(ROOT / "pyproject.toml")
+
+
+def test_imports_follow_the_contracts(capsys: pytest.CaptureFixture[str]) -> None:
+    status = lint_imports(config_filename=CONFIGURATION, no_cache=True)
+
+    assert status == EXIT_STATUS_SUCCESS, capsys.readouterr().out
+
+
+def test_every_module_stands_in_a_layer() -> None:
+    layers = _layered_modules()
+
+    outside = [
+        name
+        for path in files("*.py")
+        if path.name != "__init__.py"
+        and (name := module_name(path)).startswith(tuple(f"{package}." for package in PACKAGES))
+        and not any(name == layer or name.startswith(f"{layer}.") for layer in layers)
+    ]
+
+    assert not outside, f"in no layer of [tool.importlinter] in pyproject.toml: {outside}"
+
+
+def _layered_modules() -> set[str]:
+    contracts = read_configuration(CONFIGURATION)["contracts_options"]
+    (layers,) = (contract["layers"] for contract in contracts if contract["id"] == "layers")
+    return {name.strip(" ()\n") for layer in layers for name in layer.replace("|", ":").split(":")}

@@ -117,7 +117,7 @@ define install
 	@if command -v uv >/dev/null; then install="uv pip install --python $(BIN)/python"; \
 	else install="$(BIN)/python -m pip install --disable-pip-version-check"; fi; \
 	$$install --quiet --require-hashes --requirement requirements/$(1).txt; \
-	$$install --quiet --no-deps --no-build-isolation --editable .
+	PYTHONWARNINGS=ignore $$install --quiet --no-deps --no-build-isolation --editable .
 endef
 
 # uv fetches a Python where none suits. Otherwise the newest on PATH that can make environments; PYTHON=… overrides.

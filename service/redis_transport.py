@@ -1,0 +1,84 @@
+"""Kombu's Redis transport with its defects mended, under kombu's own aliases.
+
+Call `install()` before the first `Celery()` of the process is made; URLs and options stay as kombu documents them.
+
+Each mend is a method of `MendedChannel`, names the version it was seen in, and can go when upstream has it.
+"""
+
+import logging
+from queue import Empty
+from typing import Any
+
+from kombu import transport as kombu_transport
+from kombu.transport import redis
+
+log = logging.getLogger(__name__)
+
+
+class MendedChannel(redis.Channel):
+    """The Redis channel, closed for good by the first `close()` even if the server is gone.
+
+    Seen in kombu 5.7.0 under celery 5.7.0: closing a channel whose BRPOP is under way reads the reply, and with Redis
+    gone that raises before the channel is marked closed. `Connection.collect()` swallows the error and takes the
+    transport's client away; the worker's second close then gets as far as giving unacknowledged messages back, has
+    no client left to connect with, and ends the worker's main process with `AttributeError: 'NoneType' object has no
+    attribute 'hostname'`. kombu 5.6 is free of it.
+    """
+
+    def close(self) -> None:
+        """Close the channel. A server that does not answer costs the messages their early return, nothing more."""
+        self._closing = True
+        self._finish_pending_read()
+        super().close()
+
+    def queue_delete(self, queue: str, *args: Any, **kwargs: Any) -> None:
+        """Delete the queue.
+
+        On the way out an unreachable server is no error: `close()` deletes the auto-delete queues (those of remote
+        control) before it marks the channel closed, so raising here would leave it open like a failed read does.
+        """
+        try:
+            super().queue_delete(queue, *args, **kwargs)
+        except self.connection_errors as error:
+            if not self._closing:
+                raise
+            log.debug("Redis was unreachable while a channel deleted its queue in closing: %r", error)
+
+    def _finish_pending_read(self) -> None:
+        """Take the reply that the server may already have sent: a message in it is out of its list and only here."""
+        if not self._in_poll:
+            return
+        try:
+            self._brpop_read()
+        except Empty:
+            pass
+        except self.connection_errors as error:
+            log.debug("Redis was unreachable while a channel closed: %r", error)
+        finally:
+            self._in_poll = False
+
+
+class MendedSentinelChannel(MendedChannel, redis.SentinelChannel):
+    """The same for a master found through Redis Sentinel."""
+
+
+class Transport(redis.Transport):
+    """`redis://` and, since only the channel's connection class differs, `rediss://`."""
+
+    Channel = MendedChannel
+
+
+class SentinelTransport(redis.SentinelTransport):
+    """`sentinel://`, with or without TLS."""
+
+    Channel = MendedSentinelChannel
+
+
+def install() -> None:
+    """Make kombu use these transports for `redis://`, `rediss://` and `sentinel://`. Calling it again changes nothing.
+
+    Connections made earlier in the process keep the transport they have.
+    """
+    for alias, transport in (("redis", Transport), ("rediss", Transport), ("sentinel", SentinelTransport)):
+        kombu_transport.TRANSPORT_ALIASES[alias] = f"{__name__}:{transport.__name__}"
+        kombu_transport._transport_cache.pop(alias, None)  # noqa: SLF001 - resolved classes are kept, by alias

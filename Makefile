@@ -17,19 +17,19 @@ TEST_PROCESSES ?= 2
 
 .PHONY: up
 up: .venv/embedded.stamp ## Start the whole stack on this machine and run the main job once (ARGS="--no-demo --port 9000")
-	exec $(BIN)/millrace up $(ARGS)
+	@exec $(BIN)/millrace up $(ARGS)
 
 .PHONY: demo
 demo: .venv/embedded.stamp ## Start the stack, run the main job, stop; the exit code tells
-	$(BIN)/millrace demo $(ARGS)
+	@$(BIN)/millrace demo $(ARGS)
 
 .PHONY: status
 status: .venv/embedded.stamp ## Say what a stack started with `millrace up --detach` is doing
-	$(BIN)/millrace status $(ARGS)
+	@$(BIN)/millrace status $(ARGS)
 
 .PHONY: down
 down: .venv/embedded.stamp ## Stop a stack started with `millrace up --detach`
-	$(BIN)/millrace down $(ARGS)
+	@$(BIN)/millrace down $(ARGS)
 
 ##@ Work on it
 
@@ -116,7 +116,7 @@ define install
 	@echo "Installing requirements/$(1).txt into .venv"
 	@if command -v uv >/dev/null; then install="uv pip install --python $(BIN)/python"; \
 	else install="$(BIN)/python -m pip install --disable-pip-version-check"; fi; \
-	$$install --quiet --require-hashes --requirement requirements/$(1).txt; \
+	$$install --quiet --require-hashes --requirement requirements/$(1).txt && \
 	PYTHONWARNINGS=ignore $$install --quiet --no-deps --no-build-isolation --editable .
 endef
 

@@ -19,10 +19,11 @@ class MendedChannel(redis.Channel):
     """The Redis channel, closed for good by the first `close()` even if the server is gone.
 
     Seen in kombu 5.7.0 under celery 5.7.0: closing a channel whose BRPOP is under way reads the reply, and with Redis
-    gone that raises before the channel is marked closed. `Connection.collect()` swallows the error and takes the
-    transport's client away; the worker's second close then gets as far as giving unacknowledged messages back, has
-    no client left to connect with, and ends the worker's main process with `AttributeError: 'NoneType' object has no
-    attribute 'hostname'`. kombu 5.6 is free of it.
+    gone that raises before the channel is marked closed; closing remote control's channel raises likewise when it
+    deletes its queue, and ends the round that would have closed the others. `Connection.collect()` swallows both
+    errors and takes the transport's client away. The worker's second close then gets as far as giving unacknowledged
+    messages back, has no client left to connect with, and ends the worker's main process with `AttributeError:
+    'NoneType' object has no attribute 'hostname'`. kombu 5.6 is free of it.
     """
 
     def close(self) -> None:
@@ -34,8 +35,7 @@ class MendedChannel(redis.Channel):
     def queue_delete(self, queue: str, *args: Any, **kwargs: Any) -> None:
         """Delete the queue.
 
-        On the way out an unreachable server is no error: `close()` deletes the auto-delete queues (those of remote
-        control) before it marks the channel closed, so raising here would leave it open like a failed read does.
+        While the channel closes, an unreachable server is no error: raising would leave the channel open.
         """
         try:
             super().queue_delete(queue, *args, **kwargs)

@@ -86,7 +86,7 @@ def _start(options: argparse.Namespace) -> int:
         for restored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(restored, signal.SIG_DFL)
         if LINUX:
-            # Should the guard itself be killed, the command goes with it. Set after the change of user, which clears it.
+            # Should the guard itself be killed, the command goes with it. Set after the change of user: that clears it.
             _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
     process = subprocess.Popen(  # noqa: S603  # the owner's own command, no shell

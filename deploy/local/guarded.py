@@ -36,10 +36,12 @@ class GuardedProcess:
         account: Account | None = None,
         orphan_signal: signal.Signals = signal.SIGTERM,
         orphan_grace_seconds: float = 1.5,
+        hold: Sequence[int] = (),
     ) -> Self:
         """Run the command below a guard, both its outputs going to `output`, as `account` if one is given.
 
         When the owner dies the command gets `orphan_signal`, and SIGKILL with all its descendants after the grace.
+        The guard keeps the descriptors in `hold` open until nothing of the command is left: a file lock, for one.
         Raises StartFailure when the command cannot be executed.
         """
         report, report_writer = os.pipe()
@@ -60,7 +62,7 @@ class GuardedProcess:
                 stderr=output,
                 env=environment,
                 # A relative path in the environment or the command keeps its meaning until the guard changes folder.
-                pass_fds=[report_writer],
+                pass_fds=[report_writer, *hold],
                 # Out of reach of the terminal's Ctrl-C and of a kill of the owner's process group.
                 start_new_session=True,
             )

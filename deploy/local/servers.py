@@ -111,12 +111,14 @@ class PostgresServer(Server):
         durable: bool = True,
         settings: Sequence[str] = (),
         record: EngineRecord | None = None,
+        port: int | None = None,
         log: Path | None = None,
+        hold: Sequence[int] = (),
     ) -> Self:
         """Start PostgreSQL on the folder, which is made and filled (initdb) if need be, and wait until it answers.
 
         `durable=False` is for tests: it answers before anything is on the disk. `settings` are further `name=value`
-        pairs. Raises StartFailure with one line for people.
+        pairs; `hold` as in GuardedProcess.start. Raises StartFailure with one line for people.
         """
         folder = folder.absolute()
         account = _take_folder(folder)
@@ -140,17 +142,18 @@ class PostgresServer(Server):
             *settings,
         ]
         for attempt in range(1, START_ATTEMPTS + 1):
-            port = free_port()
+            chosen_port = port or free_port()
             with _appending(log, account) as (output, new_lines):
                 process = GuardedProcess.start(
-                    [binary.path, "-D", data, *_options([f"port={port}", *all_settings])],
+                    [binary.path, "-D", data, *_options([f"port={chosen_port}", *all_settings])],
                     output=output,
                     environment=_clean_environment(),
                     cwd=folder,
                     account=account,
                     orphan_signal=cls.stop_signal,
+                    hold=hold,
                 )
-                server = cls(process, port=port, password=passwords[USER], engine=binary)
+                server = cls(process, port=chosen_port, password=passwords[USER], engine=binary)
                 server.superuser_password = passwords[SUPERUSER]
                 if server._answers():
                     return server
@@ -213,6 +216,7 @@ class RedisServer(Server):
         extra_args: Sequence[str] = (),
         record: EngineRecord | None = None,
         log: Path | None = None,
+        hold: Sequence[int] = (),
     ) -> Self:
         """Start the server on the folder, on a free port unless one is given, and wait until it answers.
 
@@ -239,6 +243,7 @@ class RedisServer(Server):
                     environment=_clean_environment(),
                     cwd=folder,
                     account=account,
+                    hold=hold,
                 )
                 server = cls(process, port=chosen_port, password=password, engine=binary)
                 if server._answers():

@@ -1,0 +1,203 @@
+"""The data folder of a local stack (`var/`): what lies where, and the lock that keeps a second stack out."""
+
+import fcntl
+import hashlib
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, cast
+
+import orjson
+
+from deploy.local.account import Account
+from deploy.local.engine_record import write_private
+from deploy.local.guarded import StartFailure
+
+SERVERS_ELSEWHERE = Path("/var/lib/millrace")
+"""Where root keeps the servers' data when their user cannot reach the data folder."""
+
+STALE_LOCK_SECONDS = 8.0
+"""How long the guards of a killed stack may take to stop the rest of it; they hold the lock until they are done."""
+
+
+MOMENT_SECONDS = 0.3
+"""How long `millrace status` may hold the lock while it looks."""
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """Where one local stack keeps everything; two stacks with two folders know nothing of each other."""
+
+    path: Path
+
+    @classmethod
+    def make(cls, path: Path) -> Self:
+        """The folder with its subfolders, made if need be. Raises StartFailure when it cannot be written."""
+        folder = cls(path.absolute())
+        try:
+            for subfolder in (folder.path, folder.logs, folder.reports, folder.cache):
+                subfolder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StartFailure(
+                f"Cannot write the data folder {folder.path}: {error.strerror}. Choose another one with --dir."
+            ) from error
+        return folder
+
+    @property
+    def logs(self) -> Path:
+        """The outputs of the processes, `<role>.log`."""
+        return self.path / "logs"
+
+    @property
+    def reports(self) -> Path:
+        """The reports of the main job, for a person to open."""
+        return self.path / "reports"
+
+    @property
+    def cache(self) -> Path:
+        """What libraries keep to be quicker next time."""
+        return self.path / "cache"
+
+    @property
+    def artifacts(self) -> Path:
+        """Artifact storage."""
+        return self.path / "artifacts"
+
+    @property
+    def flower(self) -> Path:
+        """What Flower remembers of tasks."""
+        return self.path / "flower"
+
+    @property
+    def run(self) -> Path:
+        """Signs of life of the running processes."""
+        return self.path / "run"
+
+    @property
+    def engine_record(self) -> Path:
+        """Which engines wrote the servers' data."""
+        return self.path / "engine.json"
+
+    @property
+    def stack_file(self) -> Path:
+        """The running stack, for scripts and tests; there while the stack is ready."""
+        return self.path / "stack.json"
+
+    def servers(self, account: Account | None) -> Path:
+        """The folder above the servers' data: this one, or one that the servers' user reaches."""
+        if account is None or account.can_enter(self.path):
+            return self.path
+        name = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:12]
+        elsewhere = SERVERS_ELSEWHERE / name
+        elsewhere.mkdir(parents=True, exist_ok=True)
+        link = self.path / "servers"
+        if not link.is_symlink():
+            link.symlink_to(elsewhere)
+        return elsewhere
+
+    def read_stack(self) -> dict[str, Any] | None:
+        """What `stack.json` says, None if there is none."""
+        try:
+            return cast("dict[str, Any]", orjson.loads(self.stack_file.read_bytes()))
+        except (FileNotFoundError, orjson.JSONDecodeError):
+            return None
+
+    def secret(self, name: str) -> str:
+        """A random text of 43 characters or more, made at the first call and kept (0600). It never parses as JSON."""
+        kept = self._read_secrets()
+        if name not in kept:
+            # A prefix of letters: Flask reads settings as JSON, and digits alone would arrive as a number.
+            self.keep_secret(name, f"mr_{secrets.token_urlsafe(32)}")
+            kept = self._read_secrets()
+        return kept[name]
+
+    def kept_secret(self, name: str) -> str | None:
+        """A secret that was kept earlier."""
+        return self._read_secrets().get(name)
+
+    def keep_secret(self, name: str, value: str) -> None:
+        """Keep a secret (0600), replacing an earlier one of the name."""
+        kept = {**self._read_secrets(), name: value}
+        write_private(self._secrets_file, orjson.dumps(kept, option=orjson.OPT_INDENT_2).decode())
+
+    @property
+    def _secrets_file(self) -> Path:
+        return self.path / "secrets.json"
+
+    def _read_secrets(self) -> dict[str, str]:
+        try:
+            return cast("dict[str, str]", orjson.loads(self._secrets_file.read_bytes()))
+        except FileNotFoundError:
+            return {}
+
+
+class FolderLock:
+    """Held while a stack runs on the folder. The guards hold it too: until the last process is gone, nobody gets in."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    @classmethod
+    def take(cls, folder: DataFolder) -> Self:
+        """Lock the folder for this process.
+
+        Waits a moment for the rest of a killed stack. Raises StartFailure when a stack runs there.
+        """
+        descriptor = os.open(folder.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        began = time.monotonic()
+        while not _lock(descriptor):
+            holder = int(os.pread(descriptor, 20, 0) or 0)
+            patience = MOMENT_SECONDS if holder and process_exists(holder) else STALE_LOCK_SECONDS
+            if time.monotonic() > began + patience:
+                os.close(descriptor)
+                raise StartFailure(
+                    f"A stack runs on {folder.path} already (process {holder}). "
+                    f"Stop it with `millrace down --dir {folder.path}`, or start another one with --dir elsewhere."
+                )
+            time.sleep(0.1)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        return cls(descriptor)
+
+    def release(self) -> None:
+        """Let the next one in."""
+        os.close(self.descriptor)
+
+
+def stack_process(folder: DataFolder) -> int | None:
+    """The id of the process that runs a stack on the folder; 0 while the rest of a killed one ends; None if none."""
+    try:
+        descriptor = os.open(folder.path / "lock", os.O_RDWR)
+    except FileNotFoundError:
+        return None
+    try:
+        if _lock(descriptor):
+            return None
+        holder = int(os.pread(descriptor, 20, 0) or 0)
+        return holder if process_exists(holder) else 0
+    finally:
+        os.close(descriptor)
+
+
+def process_exists(pid: int) -> bool:
+    """Whether a process has that id and has not ended (one that only waits to be collected has)."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
+    except FileNotFoundError:
+        return not Path("/proc/self").exists()
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -38,7 +38,7 @@ test: .venv/dev.stamp ## Run the tests on real servers that they start themselve
 	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup -m "not smoke and not performance" $(ARGS)
 
 .PHONY: check
-check: check-style check-types check-layers check-migrations check-openapi check-security check-audit ## Run everything that reads the code
+check: check-style check-types check-layers check-openapi check-security check-audit ## Run everything that reads the code
 
 .PHONY: format
 format: .venv/dev.stamp ## Put the code into the house's form
@@ -79,6 +79,10 @@ check-types: .venv/dev.stamp ## mypy --strict
 .PHONY: check-layers
 check-layers: .venv/dev.stamp ## import-linter: imports run downwards only
 	$(BIN)/lint-imports --no-logo
+
+.PHONY: check-openapi
+check-openapi: .venv/dev.stamp ## docs/openapi.json is what the schemas generate
+	$(BIN)/millrace openapi write --check
 
 .PHONY: check-security
 check-security: .venv/dev.stamp ## bandit: dangerous calls in our code

@@ -4,7 +4,7 @@ from pathlib import Path
 import click
 import pytest
 
-from service.cli import main
+from service.cli import cli
 from tests.architecture.tree import ROOT, files, name_of
 
 PAGES = [path for path in files("*.md") if path.parent == ROOT or path.is_relative_to(ROOT / "docs")]
@@ -35,7 +35,7 @@ def _code_of(page: Path) -> list[str]:
 
 
 def _is_command(words: list[str]) -> bool:
-    command: click.Command = main
+    command: click.Command = cli
     for word in words:
         if not isinstance(command, click.Group):
             return True  # what follows a command are its arguments

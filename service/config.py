@@ -104,15 +104,21 @@ def load_config(app: Flask, role: Role, overrides: Mapping[str, Any] | None) -> 
 def _check(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     for name, default in defaults.items():
         value = config[name]
-        expected = (int, float) if isinstance(default, float) else (list, tuple) if isinstance(default, tuple) else type(default)
+        expected = (
+            (int, float)
+            if isinstance(default, float)
+            else (list, tuple)
+            if isinstance(default, tuple)
+            else type(default)
+        )
         if not isinstance(value, expected) or (isinstance(value, bool) and not isinstance(default, bool)):
             hint = " Quote it, so that it is read as text." if isinstance(default, str) else ""
-            raise BadSetting(
-                f"{ENV_PREFIX}_{name} must be {_kind(default)}, not {type(value).__name__}.{hint}"
-            )
+            raise BadSetting(f"{ENV_PREFIX}_{name} must be {_kind(default)}, not {type(value).__name__}.{hint}")
     for name in ("DATABASE_URL", "BROKER_URL", "SECRET_KEY", "ARTIFACT_DIR"):
         if not config[name]:
-            raise BadSetting(f"{ENV_PREFIX}_{name} is not set. `millrace up` sets it for you; elsewhere, set it yourself.")
+            raise BadSetting(
+                f"{ENV_PREFIX}_{name} is not set. `millrace up` sets it for you; elsewhere, set it yourself."
+            )
     if len(config["SECRET_KEY"]) < 32:  # noqa: PLR2004 - 256 bits in hex would be 64; 32 characters is the least we accept
         raise BadSetting(f"{ENV_PREFIX}_SECRET_KEY is shorter than 32 characters. Make one: openssl rand -hex 32")
     if urlsplit(config["DATABASE_URL"]).scheme != "postgresql+psycopg":

@@ -82,7 +82,12 @@ class JobContext:
             with source.open("rb") as stream:
                 stored = self.storage.write(iter(lambda: stream.read(1 << 20), b""))
         artifact = NewArtifact(
-            id=uuid7(), tenant_id=self.tenant_id, job_id=self.job_id, name=name, content_type=content_type, stored=stored
+            id=uuid7(),
+            tenant_id=self.tenant_id,
+            job_id=self.job_id,
+            name=name,
+            content_type=content_type,
+            stored=stored,
         )
         self.artifacts.append(artifact)
         return artifact.id

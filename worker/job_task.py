@@ -1,14 +1,245 @@
-"""`@job`: turns a plain function into a job type that Celery can run."""
+"""`@job` turns a plain function into a job type; `JobTask` is the one executor that runs them all."""
 
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
+import logging
+import os
+import shutil
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+from uuid import UUID
 
-from marshmallow import Schema
+import orjson
+from celery import shared_task
+from celery.exceptions import Ignore, Retry, SoftTimeLimitExceeded
+from flask import Flask
+from marshmallow import Schema, ValidationError
+from sqlalchemy import RowMapping
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
+from service.artifacts.storage import ArtifactStorage
+from service.celery_app import FlaskTask, flask_app_of
+from service.extensions import db
+from service.jobs.execution import Claim, ClaimLost, claim, fail, give_back, stop_cancelled, succeed
+from service.jobs.retry import backoff_seconds
 from service.jobs.types import Handler, JobType, RetryPolicy, registry
 from service.queues import Queue
-from worker.context import PermanentFailure
+from worker.context import JobContext, PermanentFailure, RetryLater
+from worker.job_request import JobCancelled, worker_name
+from worker.lease import Interrupted, LeaseKeeper, Reason
+
+log = logging.getLogger(__name__)
+
+
+class JobFailed(Exception):
+    """What Celery and Flower are told of a failure: its kind, and nothing of the customer's."""
+
+
+class RetryWanted(Retry):  # type: ignore[misc] # celery ships no types
+    """Celery's autoretry decided that an attempt is worth repeating, `delay` seconds from now."""
+
+    def __init__(self, cause: BaseException, delay: float) -> None:
+        super().__init__()
+        self.cause = cause
+        self.delay = delay
+
+
+class JobTask(FlaskTask):
+    """Runs one attempt of one job: claim, run the handler under a renewed lease, finish."""
+
+    abstract = True
+    Request = "worker.job_request:JobRequest"
+    ignore_result = True
+    throws = (JobFailed,)
+
+    def __call__(self, *_: Any, **__: Any) -> str:
+        """One attempt, from the ring to its end. Returns the job's state; the result stays in the database."""
+        app = flask_app_of(self.app)
+        with app.app_context():
+            job = self._claim(app)
+            held = Claim(job["id"], job["token"])
+            self.request.update(retries=job["attempt"] - 1)  # for Celery's backoff
+            log.info("job %s started", held.job_id, extra=_log_fields(job))
+            try:
+                result, context = self._run_handler(app, job, held)
+                ended = _persist(lambda: succeed(held, result, artifacts=context.artifacts, effects=context.effects))
+            except ClaimLost:
+                log.warning("job %s: this attempt was overtaken; nothing of it is kept", held.job_id)
+                raise Ignore from None
+            except Interrupted as interrupted:
+                self._end_interrupted(held, interrupted.reason)
+            except (SystemExit, KeyboardInterrupt):
+                _persist(lambda: give_back(held))
+                raise
+            except BaseException as error:  # noqa: BLE001 - whatever a handler raises ends the attempt, truthfully
+                self._end_failed(held, job, error)
+            log.info("job %s succeeded", held.job_id, extra=_log_fields(ended))
+            return str(ended["state"])
+
+    def retry(self, *_: Any, exc: BaseException | None = None, countdown: float | None = None, **__: Any) -> NoReturn:
+        """What Celery's autoretry calls. The wait becomes `run_at` in PostgreSQL instead of an ETA in the broker:
+        an ETA that outlasts the visibility timeout is delivered again and again.
+        """
+        cause = exc or RetryLater("The handler asked for another attempt.", after_seconds=countdown or 0.0)
+        raise RetryWanted(cause, countdown or 0.0) from exc
+
+    def _claim(self, app: Flask) -> RowMapping:
+        try:
+            job = claim(
+                UUID(self.request.id),
+                worker=worker_name(os.getpid()),
+                lease_seconds=app.config["LEASE_SECONDS"],
+                grace_seconds=app.config["HARD_TIMEOUT_GRACE"],
+            )
+        except SQLAlchemyError as error:
+            # The job stays queued (or its lease runs out, had the claim been committed): it is rung again.
+            log.error("could not claim job %s: %s", self.request.id, type(error).__name__)  # noqa: TRY400
+            raise Ignore from None
+        except ValueError:
+            log.error("refused a message whose id is no job's id")  # noqa: TRY400
+            raise Ignore from None
+        if job is None or job["type"] != self.name:
+            raise Ignore  # a doubled or late ring
+        return job
+
+    def _run_handler(self, app: Flask, job: RowMapping, held: Claim) -> tuple[Any, JobContext]:
+        keeper: LeaseKeeper = app.extensions.setdefault("lease_keeper", LeaseKeeper(app))
+        with _scratch_folder() as scratch, keeper.watching(held, timeout_seconds=job["timeout_seconds"]) as watch:
+            context = JobContext(
+                job_id=job["id"],
+                tenant_id=job["tenant_id"],
+                job_type=job["type"],
+                attempt=job["attempt"],
+                max_attempts=job["max_attempts"],
+                config=app.config,
+                scratch=scratch,
+                storage=ArtifactStorage(Path(app.config["ARTIFACT_DIR"])),
+                report_progress=lambda percent, message: keeper.report_progress(watch, percent, message),
+                log=logging.LoggerAdapter(logging.getLogger("millrace.job"), _log_fields(job)),
+            )
+            try:
+                arguments = registry.get(job["type"]).args().load(job["args"])
+            except ValidationError as error:
+                message = f"The arguments do not fit the job type any more: {error.normalized_messages()}"
+                raise PermanentFailure(message, kind="invalid_arguments") from None
+            try:
+                with keeper.interruptible(watch):
+                    result = self.run(context, **arguments)
+            finally:
+                db.session.remove()  # what the handler left open in its own session is not ours to commit
+            _check_result(result, limit=app.config["RESULT_MAX_BYTES"])
+            return result, context
+
+    def _end_interrupted(self, held: Claim, reason: Reason) -> NoReturn:
+        if reason is Reason.CANCELLED:
+            _persist(lambda: stop_cancelled(held))
+            raise JobCancelled from None
+        if reason is Reason.SHUTDOWN:
+            log.info("job %s is given back: the worker is stopping", held.job_id)
+            _persist(lambda: give_back(held))
+        else:
+            log.warning("job %s: this attempt lost its lease and was stopped", held.job_id)
+        raise Ignore from None
+
+    def _end_failed(self, held: Claim, job: RowMapping, error: BaseException) -> NoReturn:
+        cause, delay = self._verdict(error, job)
+        kind = getattr(cause, "kind", type(cause).__name__)
+        told = {"type": kind, "message": str(cause)[:2000] or kind}
+        if isinstance(cause, SoftTimeLimitExceeded):
+            told = {"type": "timeout", "message": f"The attempt took longer than its {job['timeout_seconds']} seconds."}
+        text = "".join(traceback.format_exception(cause))[-20_000:]
+        try:
+            ended = _persist(lambda: fail(held, told, traceback=text, retry_after=delay))
+        except ClaimLost:
+            log.warning("job %s: this attempt was overtaken; nothing of it is kept", held.job_id)
+            raise Ignore from None
+        log.info(
+            "job %s: attempt failed with %s, now %s",
+            held.job_id,
+            told["type"],
+            ended["state"],
+            extra=_log_fields(ended),
+        )
+        if ended["state"] == "retrying":
+            raise Retry(exc=JobFailed(told["type"]), when=delay) from None
+        if ended["state"] == "cancelled":
+            raise JobCancelled from None
+        raise JobFailed(told["type"]) from None
+
+    def _verdict(self, error: BaseException, job: RowMapping) -> tuple[BaseException, float | None]:
+        """The failure's cause and the seconds until another attempt; None: no retry can mend it."""
+        cause, delay = (error.cause, error.delay) if isinstance(error, RetryWanted) else (error, None)
+        if isinstance(cause, RetryLater):
+            return cause, max(cause.after_seconds, 0.0)
+        if delay is None and isinstance(cause, SoftTimeLimitExceeded | MemoryError):
+            return cause, backoff_seconds(registry.get(job["type"]).retry, attempt=job["attempt"])
+        return cause, delay
+
+
+PERSIST_SECONDS = 25.0
+"""How long the end of an attempt is tried again while the database is away; below the lease, after which it is moot."""
+
+
+def _persist(write: Callable[[], RowMapping]) -> RowMapping:
+    """Write the end of an attempt, trying again while the database is away.
+
+    Safe to repeat: the token guards the statement. Where the first COMMIT did arrive, the repeat raises ClaimLost,
+    which here means that the job has already ended as it should.
+    """
+    give_up = time.monotonic() + PERSIST_SECONDS
+    wait = 0.1
+    while True:
+        try:
+            return write()
+        except (OperationalError, InterfaceError) as error:
+            db.session.remove()
+            if time.monotonic() + wait > give_up:
+                log.error("could not end an attempt: %s; its lease will run out", type(error).__name__)  # noqa: TRY400
+                raise Ignore from None
+            time.sleep(wait)
+            wait = min(wait * 2, 2.0)
+
+
+class ResultRefused(PermanentFailure):
+    """The handler returned something that cannot be a result."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, kind="bad_result")
+
+
+def _check_result(result: Any, *, limit: int) -> None:
+    """Refuse, before it reaches the database, what is not JSON, is too large, or jsonb cannot hold."""
+    try:
+        encoded = orjson.dumps(result)
+    except orjson.JSONEncodeError as error:
+        raise ResultRefused(f"The handler's result is not JSON: {error}") from None
+    if len(encoded) > limit:
+        raise ResultRefused(f"The handler's result has {len(encoded):,} bytes; the limit is {limit:,}.")
+    if b"\\u0000" in encoded:
+        raise ResultRefused("The handler's result has a NUL character in a string, which cannot be stored.")
+
+
+@contextmanager
+def _scratch_folder() -> Iterator[Path]:
+    """A folder that is made only when somebody asks for it would be cheaper still; an empty one costs little."""
+    folder = Path(tempfile.mkdtemp(prefix="millrace-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _log_fields(job: RowMapping) -> dict[str, Any]:
+    return {
+        "job_id": str(job["id"]),
+        "job_type": job["type"],
+        "attempt": job["attempt"],
+        "request_id": job["request_id"],
+    }
 
 
 def job(
@@ -24,9 +255,20 @@ def job(
     retry_jitter: bool = True,
     example: Mapping[str, Any] | None = None,
 ) -> Callable[[Handler], Handler]:
-    """Register the decorated function as the handler of job type `name`, and return it unchanged."""
+    """Register the decorated function as the handler of job type `name`, and return it unchanged.
+
+    Times in seconds. `timeout` bounds one attempt. The first wait between attempts is `retry_backoff`, doubling up to
+    `retry_backoff_max`. Exceptions outside `autoretry_for`, and PermanentFailure always, end the job as failed.
+    """
 
     def register(handler: Handler) -> Handler:
+        policy = RetryPolicy(
+            autoretry_for=autoretry_for,
+            dont_autoretry_for=(PermanentFailure,),
+            retry_backoff=retry_backoff,
+            retry_backoff_max=retry_backoff_max,
+            retry_jitter=retry_jitter,
+        )
         registry.add(
             JobType(
                 name=name,
@@ -35,16 +277,21 @@ def job(
                 queue=queue,
                 timeout_seconds=timeout,
                 max_attempts=max_attempts,
-                retry=RetryPolicy(
-                    autoretry_for=autoretry_for,
-                    dont_autoretry_for=(PermanentFailure,),
-                    retry_backoff=retry_backoff,
-                    retry_backoff_max=retry_backoff_max,
-                    retry_jitter=retry_jitter,
-                ),
+                retry=policy,
                 description=inspect.getdoc(handler) or "",
                 example=example or {},
             )
+        )
+        shared_task(
+            handler,
+            name=name,
+            base=JobTask,
+            max_retries=max_attempts - 1,
+            autoretry_for=policy.autoretry_for,
+            dont_autoretry_for=policy.dont_autoretry_for,
+            retry_backoff=policy.retry_backoff,
+            retry_backoff_max=policy.retry_backoff_max,
+            retry_jitter=policy.retry_jitter,
         )
         return handler
 

@@ -1,10 +1,17 @@
-"""Artifacts as jobs use them: find one of the tenant's, describe a new one."""
+"""Artifacts as jobs use them: find one of the tenant's, write the rows of new ones."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
+from sqlalchemy import insert, select, text
+from sqlalchemy.orm import Session
+
+from service.artifacts.models import Artifact
 from service.artifacts.storage import ArtifactStorage, StoredFile
+from service.jobs.queries import UNFINISHED_SQL
+from service.transaction import reading, transaction
 
 
 @dataclass(frozen=True)
@@ -32,4 +39,93 @@ class NewArtifact:
 
 def find_artifact(storage: ArtifactStorage, *, tenant_id: UUID, artifact_id: UUID | str) -> FoundArtifact | None:
     """The tenant's artifact, or None where it has none of that id (or its file is gone)."""
-    raise LookupError
+    wanted = (
+        select(Artifact.id, Artifact.name, Artifact.content_type, Artifact.size, Artifact.storage_key)
+        .where(Artifact.tenant_id == tenant_id)
+        .where(Artifact.id == artifact_id)
+    )
+    with reading() as session:
+        row = session.execute(wanted).one_or_none()
+    if row is None or not storage.path(row.storage_key).is_file():
+        return None
+    return FoundArtifact(row.id, row.name, row.content_type, row.size, storage.path(row.storage_key))
+
+
+def insert_artifacts(session: Session, artifacts: Sequence[NewArtifact]) -> None:
+    """Write the rows inside the caller's transaction: from its commit on the files exist for everybody."""
+    if artifacts:
+        session.execute(
+            insert(Artifact),
+            [
+                {
+                    "id": artifact.id,
+                    "tenant_id": artifact.tenant_id,
+                    "job_id": artifact.job_id,
+                    "name": artifact.name,
+                    "content_type": artifact.content_type,
+                    "size": artifact.stored.size,
+                    "sha256": artifact.stored.sha256,
+                    "storage_key": artifact.stored.key,
+                }
+                for artifact in artifacts
+            ],
+        )
+
+
+class ArtifactNotFound(LookupError):
+    """The tenant has no artifact of that id."""
+
+
+class ArtifactInUse(Exception):
+    """An unfinished job names the artifact in its arguments."""
+
+
+def get_artifact(tenant_id: UUID, artifact_id: UUID) -> Artifact:
+    """The tenant's artifact. Raises ArtifactNotFound."""
+    with reading() as session:
+        found = session.scalars(
+            select(Artifact).where(Artifact.tenant_id == tenant_id, Artifact.id == artifact_id)
+        ).one_or_none()
+        if found is None:
+            raise ArtifactNotFound
+        session.expunge(found)
+    return found
+
+
+def artifacts_of_job(tenant_id: UUID, job_id: UUID) -> list[Artifact]:
+    """What a job made, in order."""
+    wanted = select(Artifact).where(Artifact.tenant_id == tenant_id, Artifact.job_id == job_id).order_by(Artifact.id)
+    with reading() as session:
+        found = list(session.scalars(wanted))
+        session.expunge_all()
+    return found
+
+
+def add_upload(artifact: NewArtifact) -> Artifact:
+    """Write the row of an uploaded file: from here on the artifact exists."""
+    with transaction() as session:
+        insert_artifacts(session, [artifact])
+    return get_artifact(artifact.tenant_id, artifact.id)
+
+
+# The guard stands in the statement: a job that was submitted a moment ago keeps its file.
+_DELETE = text(
+    f"""
+    DELETE FROM artifacts
+     WHERE id = :id AND tenant_id = :tenant_id
+       AND NOT EXISTS (SELECT FROM jobs
+                        WHERE jobs.tenant_id = :tenant_id AND state IN ({UNFINISHED_SQL})
+                          AND args @> jsonb_build_object('artifact_id', CAST(:id AS text)))
+    RETURNING storage_key
+    """  # noqa: S608 - only constants of ours are put in
+)
+
+
+def delete_artifact(storage: ArtifactStorage, tenant_id: UUID, artifact_id: UUID) -> None:
+    """Delete row and file. Raises ArtifactNotFound, or ArtifactInUse while an unfinished job names it."""
+    with transaction() as session:
+        key = session.execute(_DELETE, {"id": artifact_id, "tenant_id": tenant_id}).scalar_one_or_none()
+    if key is None:
+        get_artifact(tenant_id, artifact_id)
+        raise ArtifactInUse
+    storage.delete(key)

@@ -43,9 +43,7 @@ class Job(Base):
             "id",
             postgresql_where=text("state = 'queued' AND rung_at IS NULL"),
         ),
-        Index(
-            "ix_jobs_rung", "queue", "rung_at", postgresql_where=text("state = 'queued' AND rung_at IS NOT NULL")
-        ),
+        Index("ix_jobs_rung", "queue", "rung_at", postgresql_where=text("state = 'queued' AND rung_at IS NOT NULL")),
         Index("ix_jobs_due", "run_at", postgresql_where=text("state IN ('scheduled', 'retrying')")),
         Index("ix_jobs_leases", "lease_until", postgresql_where=text("state = 'running'")),
         Index(

@@ -1,0 +1,137 @@
+"""API keys: made once and shown once, kept as hashes, verified in constant time."""
+
+import base64
+import hashlib
+import hmac
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import RowMapping, text
+
+from service.accounts.scopes import Scope
+from service.ids import uuid7
+from service.transaction import reading, transaction
+
+KEY_START = "mr"
+_USED_AGAIN_AFTER_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who calls: the tenant, the credential, and what it may do."""
+
+    tenant_id: UUID
+    key_id: UUID
+    scopes: frozenset[str]
+
+    def may(self, scope: Scope) -> bool:
+        """Whether the credential carries the right; `admin` carries all."""
+        return scope in self.scopes or Scope.ADMIN in self.scopes
+
+
+@dataclass(frozen=True)
+class NewKey:
+    """A key that was just made: the only moment at which it can be read."""
+
+    id: UUID
+    key: str
+    tenant_id: UUID
+    tenant: str
+
+
+_TENANT = text(
+    """
+    WITH made AS (INSERT INTO tenants (id, name) VALUES (:id, :name) ON CONFLICT (name) DO NOTHING RETURNING id)
+    SELECT id FROM made UNION ALL SELECT id FROM tenants WHERE name = :name LIMIT 1
+    """
+)
+_ADD = text(
+    """
+    INSERT INTO api_keys (id, tenant_id, name, prefix, secret_hash, scopes, expires_at)
+    VALUES (:id, :tenant_id, :name, :prefix, :secret_hash, CAST(:scopes AS text[]), :expires_at)
+    """
+)
+
+
+def create_key(
+    tenant: str, *, name: str = "default", scopes: Sequence[Scope] = tuple(Scope), expires_at: datetime | None = None
+) -> NewKey:
+    """Make a key for the tenant, and the tenant if there is none of that name.
+
+    A key reads `mr_<prefix>_<secret>`: the prefix finds the row, the secret has 256 bits. Because of those, a plain
+    SHA-256 is enough; a slow hash is for secrets that people choose.
+    """
+    key_id, prefix, secret = uuid7(), _letters(6), _letters(32)
+    with transaction() as session:
+        tenant_id = session.execute(_TENANT, {"id": uuid7(), "name": tenant}).scalar_one()
+        session.execute(
+            _ADD,
+            {
+                "id": key_id,
+                "tenant_id": tenant_id,
+                "name": name,
+                "prefix": prefix,
+                "secret_hash": _hash(secret),
+                "scopes": [str(scope) for scope in scopes],
+                "expires_at": expires_at,
+            },
+        )
+    return NewKey(key_id, f"{KEY_START}_{prefix}_{secret}", tenant_id, tenant)
+
+
+_FIND = text(
+    """
+    SELECT id, tenant_id, secret_hash, scopes,
+           last_used_at IS NULL OR last_used_at < clock_timestamp() - make_interval(secs => :seconds) AS is_use_news
+      FROM api_keys
+     WHERE prefix = :prefix AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > clock_timestamp())
+    """
+)
+_USED = text("UPDATE api_keys SET last_used_at = clock_timestamp() WHERE id = :id")
+
+
+def verify_key(key: str) -> Principal | None:
+    """Who the key belongs to; None for a key that is malformed, unknown, expired or revoked."""
+    start, _, rest = key.partition("_")
+    prefix, _, secret = rest.partition("_")
+    if start != KEY_START or not prefix or not secret:
+        return None
+    with reading() as session:
+        row = session.execute(_FIND, {"prefix": prefix, "seconds": _USED_AGAIN_AFTER_SECONDS}).first()
+    if row is None or not hmac.compare_digest(bytes(row.secret_hash), _hash(secret)):
+        return None
+    if row.is_use_news:
+        with transaction() as session:
+            session.execute(_USED, {"id": row.id})
+    return Principal(row.tenant_id, row.id, frozenset(row.scopes))
+
+
+def list_keys(tenant: str) -> list[RowMapping]:
+    """The tenant's keys, without their secrets."""
+    statement = text(
+        "SELECT api_keys.id, api_keys.name, prefix, scopes, api_keys.created_at, last_used_at, expires_at, revoked_at "
+        "FROM api_keys JOIN tenants ON tenants.id = tenant_id WHERE tenants.name = :tenant ORDER BY api_keys.id"
+    )
+    with reading() as session:
+        return list(session.execute(statement, {"tenant": tenant}).mappings())
+
+
+def revoke_key(prefix: str) -> bool:
+    """Make the key useless from the next request on. False: there is no such key, or it was revoked before."""
+    statement = text(
+        "UPDATE api_keys SET revoked_at = clock_timestamp() WHERE prefix = :prefix AND revoked_at IS NULL RETURNING id"
+    )
+    with transaction() as session:
+        return session.execute(statement, {"prefix": prefix}).first() is not None
+
+
+def _letters(size: int) -> str:
+    """Random bytes in base32, lower case: no character that a shell, a URL or the key's own underscores mind."""
+    return base64.b32encode(secrets.token_bytes(size)).decode().rstrip("=").lower()
+
+
+def _hash(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()

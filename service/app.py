@@ -1,0 +1,101 @@
+"""`create_app()`: where everything is put together."""
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import sentry_sdk
+from celery import signals
+from flask import Flask
+from flask_smorest import Api
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+import worker.tasks
+from service.artifacts import api as artifacts_api
+from service.celery_app import celery_init_app
+from service.config import Role, load_config
+from service.extensions import db, migrate
+from service.http import docs, health
+from service.http.headers import add_security_headers
+from service.http.identity import guard_requests
+from service.http.openapi import OPENAPI_SETTINGS, complete_document
+from service.http.problems import ProblemSchema, register_error_handlers
+from service.http.request_ids import give_request_ids
+from service.jobs import api as jobs_api
+from service.jobs import catalogue_api, history_api
+from service.jobs.ring import Bell
+from service.jobs.waiting import WaitingRoom
+from service.logging import configure_logging
+
+SERVICE_FOLDER = Path(__file__).parent
+BLUEPRINTS = (jobs_api.blp, history_api.blp, artifacts_api.blp, catalogue_api.blp)
+
+
+def create_app(config: Mapping[str, Any] | None = None, *, role: Role = "api") -> Flask:
+    """The service for one role, with the given settings on top of the environment's. Raises BadSetting.
+
+    Nothing is shared between two apps of one process but the registry of job types.
+    """
+    app = Flask("millrace", root_path=str(SERVICE_FOLDER), static_folder=None)
+    load_config(app, role, config)
+    if not app.testing:
+        configure_logging(style=app.config["LOG_FORMAT"], level=app.config["LOG_LEVEL"])
+    start_sentry(app)
+    load_job_types()
+    db.init_app(app)
+    migrate.init_app(app, db, directory=str(SERVICE_FOLDER.parent / "migrations"), compare_type=True)
+    celery_init_app(app)
+    app.extensions["bell"] = Bell(app.extensions["celery"], hard_timeout_grace=app.config["HARD_TIMEOUT_GRACE"])
+    app.extensions["waiting_room"] = WaitingRoom(app)
+    if role in {"api", "cli"}:
+        add_http(app)
+    return app
+
+
+def add_http(app: Flask) -> None:
+    """The HTTP side. The order of the request hooks is their order here."""
+    give_request_ids(app)
+    guard_requests(app)
+    add_security_headers(app)
+    app.register_blueprint(health.blp)
+    if app.config["DOCS_ENABLED"]:
+        app.register_blueprint(docs.blp)
+    app.config.update(OPENAPI_SETTINGS)
+    smorest = Api()
+    smorest.ERROR_SCHEMA = ProblemSchema
+    smorest.init_app(app)
+    for blueprint in BLUEPRINTS:
+        smorest.register_blueprint(blueprint)
+    complete_document(smorest.spec)
+    app.extensions["openapi"] = smorest.spec
+    register_error_handlers(app)
+    if hops := app.config["PROXY_FIX_FOR"]:
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
+
+
+def load_job_types() -> None:
+    """Import every module of `worker.tasks` and every installed package's entry points: each registers its types."""
+    for module in pkgutil.iter_modules(worker.tasks.__path__):
+        importlib.import_module(f"worker.tasks.{module.name}")
+    for entry_point in entry_points(group="millrace.job_types"):
+        entry_point.load()
+
+
+def start_sentry(app: Flask) -> None:
+    """Report crashes where a DSN is set. Nothing of the customer's goes along: no bodies, no local variables."""
+    if app.config["SENTRY_DSN"]:
+        sentry_sdk.init(
+            dsn=app.config["SENTRY_DSN"],
+            environment=app.config["ENVIRONMENT"],
+            send_default_pii=False,
+            max_request_body_size="never",
+            include_local_variables=False,
+        )
+
+
+@signals.setup_logging.connect(weak=False)
+def keep_our_logging(**_: Any) -> None:
+    """Celery configures logging itself unless somebody listens to this signal."""

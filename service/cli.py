@@ -1,0 +1,111 @@
+"""The `millrace` command."""
+
+import json
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import click
+
+from deploy.local.commands import demo, down, status, up
+from service.accounts.keys import create_key, list_keys, revoke_key
+from service.accounts.scopes import Scope
+from service.app import create_app
+from service.config import BadSetting
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Millrace: asynchronous jobs over HTTP. A job answered with 2xx is never lost and never takes effect twice."""
+
+
+for command in (up, down, status, demo):
+    cli.add_command(command)
+
+
+@cli.group()
+def key() -> None:
+    """API keys: make, list, revoke. Needs the service's settings (MILLRACE_DATABASE_URL and so on)."""
+
+
+@key.command("create")
+@click.option("--tenant", required=True, help="The tenant's name; made if there is none of that name.")
+@click.option("--name", default="default", show_default=True, help="What the key is for.")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    type=click.Choice([scope.value for scope in Scope]),
+    help="What the key may do; repeat for several. All, if none is given.",
+)
+@click.option("--days", type=click.IntRange(1), help="Expires after so many days; never, if not given.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+def create(tenant: str, name: str, scopes: tuple[str, ...], days: int | None, *, as_json: bool) -> None:
+    """Make a key and print it. It is shown this once and stored as a hash."""
+    expires_at = datetime.now(UTC) + timedelta(days=days) if days else None
+    with create_app(role="cli").app_context():
+        made = create_key(
+            tenant, name=name, scopes=[Scope(scope) for scope in scopes] or tuple(Scope), expires_at=expires_at
+        )
+    if as_json:
+        click.echo(
+            json.dumps({"id": str(made.id), "key": made.key, "tenant": tenant, "tenant_id": str(made.tenant_id)})
+        )
+    else:
+        click.echo(made.key)
+        click.echo("Keep it: it is not shown again.", err=True)
+
+
+@key.command("list")
+@click.option("--tenant", required=True, help="The tenant's name.")
+def list_(tenant: str) -> None:
+    """List a tenant's keys, without their secrets."""
+    with create_app(role="cli").app_context():
+        keys = list_keys(tenant)
+    for row in keys:
+        state = "revoked" if row["revoked_at"] else "active"
+        used = f"last used {row['last_used_at']:%Y-%m-%d %H:%M}" if row["last_used_at"] else "never used"
+        click.echo(f"mr_{row['prefix']}_…  {row['name']}  {state}  {used}  {' '.join(row['scopes'])}")
+
+
+@key.command("revoke")
+@click.argument("prefix")
+def revoke(prefix: str) -> None:
+    """Make a key useless at once. PREFIX is the part between the first two underscores."""
+    with create_app(role="cli").app_context():
+        if not revoke_key(prefix.removeprefix("mr_").partition("_")[0]):
+            raise click.ClickException("There is no active key with this prefix. See: millrace key list --tenant NAME")
+    click.echo("Revoked.")
+
+
+@cli.group()
+def openapi() -> None:
+    """The OpenAPI document."""
+
+
+@openapi.command("write")
+@click.argument("path", type=click.Path(dir_okay=False, path_type=Path), default=Path("docs/openapi.json"))
+@click.option("--check", is_flag=True, help="Write nothing; fail if the file is not up to date.")
+def write(path: Path, *, check: bool) -> None:
+    """Write the document to PATH (docs/openapi.json). Needs no settings and no servers."""
+    settings = {
+        "DATABASE_URL": "postgresql+psycopg://nobody@127.0.0.1/none",
+        "BROKER_URL": "redis://127.0.0.1/0",
+        "SECRET_KEY": "x" * 32,
+        "ARTIFACT_DIR": "/nonexistent",
+    }
+    document = create_app(settings, role="cli").extensions["openapi"].to_dict()
+    text = json.dumps(document, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+    if not check:
+        path.write_text(text)
+    elif not path.is_file() or path.read_text() != text:
+        raise click.ClickException(f"{path} is not up to date. Write it anew: millrace openapi write")
+
+
+def main() -> None:
+    """Entry point of the `millrace` command."""
+    try:
+        cli()
+    except BadSetting as error:
+        click.echo(f"millrace: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,245 @@
+"""The jobs endpoints: submit, look, list, cancel, retry."""
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+from uuid import UUID
+
+from flask import Response, current_app, g, request, url_for
+from flask.views import MethodView
+from sqlalchemy import RowMapping
+
+from service.accounts.scopes import Scope
+from service.http.body import StrictBlueprint, read_json
+from service.http.idempotency import idempotency_of_request
+from service.http.identity import principal, requires
+from service.http.problems import Problem, not_found
+from service.jobs.cancel import cancel
+from service.jobs.export import export_format, export_jobs
+from service.jobs.presentation import etag_of, explain_waiting, polling_interval, present, preview, state_in_etag
+from service.jobs.queries import JobFilter, Pulse, find_job, list_jobs
+from service.jobs.resubmit import JobNotFinal, resubmit
+from service.jobs.ring import Bell
+from service.jobs.schemas import (
+    JobListQuery,
+    JobListSchema,
+    JobSchema,
+    NewJobSchema,
+    RetrySchema,
+    SubmitQuery,
+    WaitQuery,
+)
+from service.jobs.states import FINAL, State
+from service.jobs.submit import NewJob, Submitted, check, submit
+from service.jobs.waiting import WaitingRoom
+from service.paging import decode_cursor, encode_cursor
+from service.transaction import reading
+
+blp = StrictBlueprint("jobs", __name__, url_prefix="/api/v1", description="Submit jobs and follow them")
+
+
+def job_id_from(path_part: str) -> UUID:
+    """The id in a path. Raises Problem 404 for what is no id: it cannot name a job."""
+    try:
+        return UUID(path_part)
+    except ValueError:
+        raise not_found() from None
+
+
+def owned_job(path_part: str) -> RowMapping:
+    """The caller's own job. Raises the same Problem 404 for unknown, malformed and other tenants' ids."""
+    with reading() as session:
+        job = find_job(session, principal().tenant_id, job_id_from(path_part))
+    if job is None:
+        raise not_found()
+    return job
+
+
+@blp.route("/jobs")
+class Jobs(MethodView):
+    """All jobs of the tenant."""
+
+    @requires(Scope.JOBS_WRITE)
+    @blp.arguments(NewJobSchema)
+    @blp.arguments(SubmitQuery, location="query")
+    @blp.response(202, JobSchema)
+    @blp.alt_response(200, schema=JobSchema, description="finished within `Prefer: wait`, existing, or only validated")
+    def post(self, body: dict[str, Any], query: dict[str, Any]) -> Any:
+        """Submit a job.
+
+        What was answered with 2xx is kept. After a timeout or a 5xx, repeat the request with the same
+        `Idempotency-Key`: however often it is repeated, there is one job. `Prefer: wait=N` waits up to N seconds for
+        the result.
+        """
+        new = NewJob(**body)
+        if query["validate_only"]:
+            return preview(new, check(new)), 200
+        submitted = submit(
+            _bell(),
+            principal().tenant_id,
+            new,
+            idempotency=idempotency_of_request(body_as_sent()),
+            request_id=g.request_id,
+        )
+        return answer_submitted(submitted)
+
+    @requires(Scope.JOBS_READ)
+    @blp.arguments(JobListQuery, location="query")
+    @blp.response(200, JobListSchema)
+    def get(self, query: dict[str, Any]) -> Any:
+        """List jobs, newest first.
+
+        Pages neither repeat nor skip while jobs arrive. With `Accept: text/csv` or `application/x-ndjson` all jobs
+        that match are sent as a stream.
+        """
+        limit, cursor = query.pop("limit"), query.pop("cursor", None)
+        wanted = JobFilter(states=tuple(query.pop("state", ())), **query)
+        before = decode_cursor(cursor) if cursor else None
+        if (kind := export_format(request.accept_mimetypes)) is not None:
+            return export_jobs(principal().tenant_id, wanted, kind, before=before)
+        with reading() as session:
+            jobs = list_jobs(session, principal().tenant_id, wanted, before=before, limit=limit + 1)
+        next_cursor = encode_cursor(jobs[limit - 1]["id"]) if len(jobs) > limit else None
+        headers = {}
+        if next_cursor:
+            parameters = {**request.args.to_dict(flat=False), "cursor": next_cursor}
+            headers["Link"] = f'<{url_for("jobs.Jobs", **parameters)}>; rel="next"'
+        return {"items": [present(job) for job in jobs[:limit]], "next_cursor": next_cursor}, 200, headers
+
+
+@blp.route("/jobs/<string:job_id>")
+class Job(MethodView):
+    """One job."""
+
+    @requires(Scope.JOBS_READ)
+    @blp.arguments(WaitQuery, location="query")
+    @blp.response(200, JobSchema)
+    @blp.alt_response(304, description="the job is as it was at the tag in If-None-Match")
+    def get(self, query: dict[str, Any], job_id: str) -> Any:
+        """Look at a job.
+
+        With `?wait=N` the answer is held for up to N seconds until the job's state differs from the one in
+        `If-None-Match`; without that header, until the job ends.
+        """
+        job = owned_job(job_id)
+        if query.get("wait"):
+            known_state = next((state_in_etag(tag) for tag in request.if_none_match.as_set()), None)
+            job = wait_until(job, lambda state: state in FINAL or state != (known_state or state), query["wait"])
+        return answer_job(job)
+
+
+@blp.route("/jobs/<string:job_id>/cancel")
+class JobCancel(MethodView):
+    """Cancel a job."""
+
+    @requires(Scope.JOBS_WRITE)
+    @blp.response(200, JobSchema)
+    @blp.alt_response(202, schema=JobSchema, description="the job is running and was asked to stop")
+    def post(self, job_id: str) -> Any:
+        """Cancel a job: at once while it waits, by request while it runs.
+
+        409 when it has ended already; the answer says how.
+        """
+        job, outcome = cancel(principal().tenant_id, job_id_from(job_id))
+        if outcome == "already_final":
+            detail = f"The job has already ended: it is {job['state']}."
+            raise Problem(409, "already-final", detail, extra={"state": job["state"]})
+        if outcome == "requested":
+            return present(job), 202, {"Retry-After": "1", "ETag": f'"{etag_of(job)}"'}
+        return present(job), 200, {"ETag": f'"{etag_of(job)}"'}
+
+
+@blp.route("/jobs/<string:job_id>/retry")
+class JobRetry(MethodView):
+    """Retry a job by hand."""
+
+    @requires(Scope.JOBS_WRITE)
+    @blp.arguments(RetrySchema, required=False)
+    @blp.response(202, JobSchema)
+    def post(self, body: dict[str, Any], job_id: str) -> Any:
+        """Submit a job that has ended anew, with other arguments if some are given.
+
+        The new job names the old one as its `origin_id`; the old one stays as it is.
+        """
+        try:
+            submitted = resubmit(
+                _bell(),
+                principal().tenant_id,
+                job_id_from(job_id),
+                args=body.get("args"),
+                idempotency=idempotency_of_request(body),
+                request_id=g.request_id,
+            )
+        except JobNotFinal as error:
+            raise Problem(409, "not-final", str(error)) from None
+        return answer_submitted(submitted)
+
+
+def body_as_sent() -> Any:
+    """The request's JSON before defaults were filled in: what makes two submissions the same."""
+    return read_json(request.get_data(cache=True))
+
+
+def answer_submitted(submitted: Submitted) -> tuple[dict[str, Any], int, dict[str, str]]:
+    """202 with the job, or 200 with a job that exists already or ends within `Prefer: wait=N`."""
+    job: Mapping[str, Any] = submitted.job
+    headers = {}
+    if submitted.outcome == "replayed":
+        headers["Idempotent-Replayed"] = "true"
+    status = 200 if submitted.outcome == "existing" else 202
+    if (seconds := _preferred_wait()) is not None:
+        headers["Preference-Applied"] = f"wait={seconds}"
+        job = wait_until(job, FINAL.__contains__, seconds)
+        status = 200 if State(job["state"]) in FINAL else status
+    shown, _, job_headers = _with_headers(job)
+    return shown, status, {**job_headers, **headers, "Location": shown["links"]["self"]}
+
+
+def answer_job(job: Mapping[str, Any]) -> Any:
+    """The job with its headers, or 304 where the client has it already."""
+    if request.if_none_match.contains(etag_of(job)):
+        response = Response(status=304)
+        response.set_etag(etag_of(job))
+        return response
+    waiting_for = None
+    if State(job["state"]) not in FINAL:
+        with reading() as session:
+            waiting_for = explain_waiting(session, job)
+    return _with_headers(job, waiting_for=waiting_for)
+
+
+def _with_headers(
+    job: Mapping[str, Any], *, waiting_for: dict[str, Any] | None = None
+) -> tuple[dict[str, Any], int, dict[str, str]]:
+    headers = {"ETag": f'"{etag_of(job)}"'}
+    if State(job["state"]) not in FINAL:
+        headers["Retry-After"] = str(polling_interval(job))
+    return present(job, waiting_for=waiting_for), 200, headers
+
+
+def wait_until(job: Mapping[str, Any], is_enough: Callable[[State], bool], seconds: float) -> Mapping[str, Any]:
+    """Hold the request until the job's state is enough or the time is over; returns the job as it stands then."""
+    room: WaitingRoom = current_app.extensions["waiting_room"]
+    deadline = time.monotonic() + seconds
+    state: State = State(job["state"])
+    known: Pulse | None = None
+    while not is_enough(state) and (remaining := deadline - time.monotonic()) > 0:
+        known = room.wait(job["id"], known, seconds=remaining) or known
+        state = State(known.state) if known else state
+    with reading() as session:
+        return find_job(session, job["tenant_id"], job["id"]) or job
+
+
+_PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,4})")
+
+
+def _preferred_wait() -> int | None:
+    """N of `Prefer: wait=N` (RFC 7240), at most the configured maximum."""
+    match = _PREFER_WAIT.search(request.headers.get("Prefer", ""))
+    return min(int(match[1]), current_app.config["WAIT_MAX_SECONDS"]) if match else None
+
+
+def _bell() -> Bell:
+    bell: Bell = current_app.extensions["bell"]
+    return bell

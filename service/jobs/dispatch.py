@@ -1,0 +1,171 @@
+"""Dispatch: keep the broker topped up from PostgreSQL, and ring again what nobody claimed.
+
+Per queue at most a window of rung jobs lies in the broker, so its memory is bounded whatever the backlog. What was
+rung and is gone from the broker (a wipe, an eviction, a worker that died with it) is found by comparing counts: when
+the broker holds fewer messages than there are rung jobs, the oldest rings were lost or are on their way to a worker,
+and either way one more ring does no harm.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from celery import Celery
+from kombu.exceptions import ChannelError
+from sqlalchemy import RowMapping, text
+
+from service.jobs.ring import RING_ERRORS, Bell
+from service.queues import Queue
+from service.transaction import transaction
+
+log = logging.getLogger(__name__)
+
+SETTLE_SECONDS = 2.0
+"""How long a ring may be under way before its absence from the broker means anything."""
+
+_PROMOTE = text(
+    """
+    WITH job AS (
+        UPDATE jobs SET state = 'queued', rung_at = NULL, ring_count = 0, event_seq = event_seq + 1
+         WHERE id IN (SELECT id FROM jobs WHERE state IN ('scheduled', 'retrying') AND run_at <= clock_timestamp()
+                       ORDER BY run_at LIMIT :at_most FOR UPDATE SKIP LOCKED)
+           AND state IN ('scheduled', 'retrying')
+        RETURNING id, event_seq, tenant_id, state
+    ), event AS (
+        INSERT INTO job_events (job_id, seq, tenant_id, at, state, name)
+        SELECT id, event_seq, tenant_id, clock_timestamp(), state, state FROM job
+    )
+    SELECT id FROM job
+    """
+)
+
+
+def promote(*, at_most: int = 1000) -> int:
+    """Queue the scheduled and retrying jobs whose `run_at` was reached; returns how many."""
+    with transaction() as session:
+        return len(session.execute(_PROMOTE, {"at_most": at_most}).all())
+
+
+@dataclass(frozen=True)
+class Dispatched:
+    """What one round did for one queue."""
+
+    rung: int
+    rung_again: int
+
+
+def dispatch(celery: Celery, bell: Bell, *, window: int, ring_again_seconds: float) -> dict[Queue, Dispatched]:
+    """One round over every queue. Stops early, without an error, when the broker does not answer."""
+    done: dict[Queue, Dispatched] = {}
+    for queue in Queue:
+        depth = _broker_depth(celery, queue)
+        if depth is None:
+            break
+        done[queue] = _dispatch_queue(bell, queue, depth, window=window, ring_again_seconds=ring_again_seconds)
+    return done
+
+
+def _dispatch_queue(bell: Bell, queue: Queue, depth: int, *, window: int, ring_again_seconds: float) -> Dispatched:
+    with transaction() as session:
+        counts = session.execute(_COUNT_RUNG, {"queue": queue, "settle_seconds": SETTLE_SECONDS}).one()
+        lost = (
+            session.execute(
+                _RUNG_LONG_AGO,
+                {
+                    "queue": queue,
+                    "settle_seconds": SETTLE_SECONDS,
+                    "missing": max(counts.settled - depth, 0),
+                    "ring_again_seconds": ring_again_seconds,
+                    "at_most": window,
+                },
+            )
+            .mappings()
+            .all()
+        )
+        fresh = session.execute(_NEXT_TO_RING, {"queue": queue, "room": max(window - counts.rung, 0)}).mappings().all()
+    rung_again = _ring_and_mark(bell, lost)
+    rung = _ring_and_mark(bell, fresh)
+    if rung_again:
+        log.warning("queue %s: rang %d jobs again that nobody had claimed", queue, rung_again)
+    # Direct rings from the API stop while there is a backlog that must be rung in order first.
+    with transaction() as session:
+        session.execute(
+            _SET_RING_DIRECTLY, {"queue": queue, "ring_directly": len(fresh) + counts.rung < max(window // 2, 1)}
+        )
+    return Dispatched(rung=rung, rung_again=rung_again)
+
+
+_COUNT_RUNG = text(
+    """
+    SELECT count(*) AS rung,
+           count(*) FILTER (WHERE rung_at < clock_timestamp() - make_interval(secs => :settle_seconds)) AS settled
+      FROM jobs WHERE queue = :queue AND state = 'queued' AND rung_at IS NOT NULL
+    """
+)
+
+# The longest-rung first: as many as the broker misses once their wait (2 s, doubling to 30 s) is over, and any whose
+# long wait (30 s by default, doubling) is over.
+_RUNG_LONG_AGO = text(
+    """
+    (SELECT id, type, queue, timeout_seconds FROM jobs
+      WHERE queue = :queue AND state = 'queued' AND rung_at IS NOT NULL
+        AND rung_at < clock_timestamp()
+            - make_interval(secs => LEAST(:settle_seconds * 2.0 ^ GREATEST(ring_count - 1, 0), 30))
+      ORDER BY rung_at LIMIT LEAST(:missing, :at_most))
+    UNION
+    (SELECT id, type, queue, timeout_seconds FROM jobs
+      WHERE queue = :queue AND state = 'queued' AND rung_at IS NOT NULL
+        AND rung_at < clock_timestamp()
+            - make_interval(secs => :ring_again_seconds * 2.0 ^ LEAST(GREATEST(ring_count - 1, 0), 10))
+      ORDER BY rung_at LIMIT :at_most)
+    """
+)
+
+_NEXT_TO_RING = text(
+    """
+    SELECT id, type, queue, timeout_seconds FROM jobs
+     WHERE queue = :queue AND state = 'queued' AND rung_at IS NULL
+     ORDER BY priority DESC, id LIMIT :room
+    """
+)
+
+# A job that was claimed meanwhile is not marked. Dying between ring and mark only means one more ring.
+_MARK_RUNG = text(
+    """
+    UPDATE jobs SET rung_at = clock_timestamp(), ring_count = ring_count + 1
+     WHERE id = ANY(CAST(:ids AS uuid[])) AND state = 'queued'
+    """
+)
+
+_SET_RING_DIRECTLY = text(
+    """
+    INSERT INTO queue_states AS known (name, ring_directly) VALUES (:queue, :ring_directly)
+    ON CONFLICT (name) DO UPDATE SET ring_directly = excluded.ring_directly, seen_at = clock_timestamp()
+     WHERE known.ring_directly <> excluded.ring_directly
+        OR known.seen_at < clock_timestamp() - make_interval(secs => 10)
+    """
+)
+
+
+def _ring_and_mark(bell: Bell, jobs: Sequence[RowMapping]) -> int:
+    rung = []
+    for job in jobs:
+        if not bell.ring(job):
+            break
+        rung.append(job["id"])
+    if rung:
+        with transaction() as session:
+            session.execute(_MARK_RUNG, {"ids": rung})
+    return len(rung)
+
+
+def _broker_depth(celery: Celery, queue: Queue) -> int | None:
+    """How many messages the broker holds ready in the queue; None when it does not answer."""
+    try:
+        with celery.connection_for_write() as connection:
+            return int(connection.default_channel.queue_declare(queue=queue.value, passive=True).message_count)
+    except ChannelError:  # the broker does not know the queue: on Redis that means that it is empty
+        return 0
+    except RING_ERRORS as error:
+        log.warning("the broker does not answer (%s); jobs wait in PostgreSQL", type(error).__name__)
+        return None

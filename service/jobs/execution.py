@@ -1,0 +1,235 @@
+"""Claim, renew and end an attempt: each one guarded statement. Only the database's clock decides anything."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+from uuid import UUID
+
+from sqlalchemy import RowMapping, text
+from sqlalchemy.orm import Session
+
+from service.artifacts.files import NewArtifact, insert_artifacts
+from service.jobs.queries import JOB_COLUMNS
+from service.transaction import to_jsonb, transaction
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to run a job for one attempt; good for as long as the token is the job's current one."""
+
+    job_id: UUID
+    token: int
+
+
+class ClaimLost(Exception):
+    """The token is no longer the job's current one: this attempt was overtaken, and nothing of it was kept."""
+
+
+# Closes the race between two deliveries of the same ring (one finds `queued`, the other does not), between a claim and
+# a cancel or an expiry, and refuses what was rung too early. The new token fences off every earlier attempt.
+_CLAIM = text(
+    f"""
+    WITH job AS (
+        UPDATE jobs
+           SET state = 'running', token = token + 1, attempt = attempt + 1, worker = :worker,
+               started_at = clock_timestamp(), progress_percent = NULL, progress_message = NULL, error = NULL,
+               lease_until = clock_timestamp() + make_interval(secs => :lease_seconds),
+               attempt_deadline = clock_timestamp() + make_interval(secs => timeout_seconds + :grace_seconds),
+               rung_at = NULL, ring_count = 0, event_seq = event_seq + 1
+         WHERE id = :id AND state = 'queued' AND run_at <= clock_timestamp() AND attempt < max_attempts
+           AND (expires_at IS NULL OR expires_at > clock_timestamp())
+        RETURNING {JOB_COLUMNS}
+    ), attempt AS (
+        INSERT INTO job_attempts (job_id, token, tenant_id, attempt, worker, started_at)
+        SELECT id, token, tenant_id, attempt, :worker, started_at FROM job
+    ), event AS (
+        INSERT INTO job_events (job_id, seq, tenant_id, at, state, name, data)
+        SELECT id, event_seq, tenant_id, started_at, state, 'started', jsonb_build_object('attempt', attempt) FROM job
+    )
+    SELECT * FROM job
+    """  # noqa: S608 - only constants of ours are put in
+)
+
+
+def claim(job_id: UUID, *, worker: str, lease_seconds: float, grace_seconds: float) -> RowMapping | None:
+    """Take a queued job for one attempt. None: the ring was a double, or the job is gone; nothing is to be done.
+
+    `worker` names the process (node and pid). `grace_seconds` go on top of the job's own timeout: after both the
+    lease is not renewed any more.
+    """
+    parameters = {"id": job_id, "worker": worker, "lease_seconds": lease_seconds, "grace_seconds": grace_seconds}
+    with transaction() as session:
+        return session.execute(_CLAIM, parameters).mappings().first()
+
+
+# Guarded by the token, so that a paused process that wakes up late cannot revive a lease that was given to another.
+_RENEW = text(
+    """
+    UPDATE jobs
+       SET lease_until = LEAST(clock_timestamp() + make_interval(secs => :lease_seconds), attempt_deadline),
+           progress_percent = COALESCE(:percent, progress_percent),
+           progress_message = COALESCE(:message, progress_message)
+     WHERE id = :id AND token = :token AND state = 'running' AND lease_until > clock_timestamp()
+    RETURNING cancel_requested_at IS NOT NULL AS cancel_requested
+    """
+)
+
+
+def renew(claim: Claim, *, lease_seconds: float, percent: float | None = None, message: str | None = None) -> bool:
+    """Keep the claim alive, store progress, and learn whether somebody asked to cancel. Raises ClaimLost."""
+    parameters = {
+        "id": claim.job_id,
+        "token": claim.token,
+        "lease_seconds": lease_seconds,
+        "percent": percent,
+        "message": message,
+    }
+    with transaction() as session:
+        row = session.execute(_RENEW, parameters).first()
+    if row is None:
+        raise ClaimLost
+    return bool(row.cancel_requested)
+
+
+Outcome = Literal["succeeded", "failed", "cancelled", "lost", "given_back"]
+
+TOKEN_GUARD = "id = :id AND token = :token AND state = 'running'"  # noqa: S105 - a fencing token, no secret
+
+
+def end_of_attempt(new_state: str, guard: str) -> str:
+    """The statement that ends an attempt: job, attempt row and event together, or nothing.
+
+    `new_state` is an SQL expression over the job's row, `guard` the condition that says whose attempt may be ended.
+    Parameters besides the guard's: `outcome`, `error` (JSON text or null), `result`, `traceback`, `delay_seconds`.
+    """
+    return f"""
+    WITH ended AS (
+        SELECT id AS ended_id, {new_state} AS new_state FROM jobs WHERE {guard} FOR UPDATE
+    ), job AS (
+        UPDATE jobs
+           SET state = new_state, lease_until = NULL, attempt_deadline = NULL, event_seq = event_seq + 1,
+               attempt = attempt - CASE WHEN :outcome = 'given_back' THEN 1 ELSE 0 END,
+               finished_at = CASE WHEN new_state NOT IN ('queued', 'retrying') THEN clock_timestamp() END,
+               run_at = CASE WHEN new_state = 'retrying'
+                             THEN clock_timestamp() + make_interval(secs => :delay_seconds) ELSE run_at END,
+               result = CASE WHEN new_state = 'succeeded' THEN CAST(:result AS jsonb) END,
+               error = CASE WHEN new_state <> 'succeeded'
+                            THEN CAST(:error AS jsonb) || jsonb_build_object('attempt', attempt) END,
+               progress_percent = CASE WHEN new_state = 'succeeded' THEN 100 ELSE progress_percent END
+          FROM ended
+         WHERE id = ended_id
+        RETURNING {JOB_COLUMNS}, clock_timestamp() AS ended_at
+    ), attempt AS (
+        UPDATE job_attempts
+           SET finished_at = ended_at, outcome = :outcome, error = job.error, traceback = :traceback
+          FROM job
+         WHERE job_attempts.job_id = job.id AND job_attempts.token = job.token
+    ), event AS (
+        INSERT INTO job_events (job_id, seq, tenant_id, at, state, name, data)
+        SELECT id, event_seq, tenant_id, ended_at, state,
+               CASE WHEN state = 'queued' THEN :outcome ELSE state END,
+               jsonb_strip_nulls(jsonb_build_object(
+                   'attempt', attempt, 'error', error,
+                   'run_at', CASE WHEN state = 'retrying' THEN run_at END))
+          FROM job
+    )
+    SELECT * FROM job
+    """  # noqa: S608
+
+
+# A cancel that was asked for wins over another attempt, never over a result that is already there.
+_RETRY_STATE = """CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
+                       WHEN attempt >= max_attempts THEN 'failed' ELSE 'retrying' END"""
+REQUEUE_STATE = """CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
+                        WHEN attempt >= max_attempts THEN 'failed' ELSE 'queued' END"""
+
+_SUCCEED = text(end_of_attempt("'succeeded'", TOKEN_GUARD))
+_RETRY = text(end_of_attempt(_RETRY_STATE, TOKEN_GUARD))
+_FAIL = text(end_of_attempt("'failed'", TOKEN_GUARD))
+_CANCEL = text(end_of_attempt("'cancelled'", TOKEN_GUARD))
+_GIVE_BACK = text(
+    end_of_attempt("CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled' ELSE 'queued' END", TOKEN_GUARD)
+)
+# The parent of a dead process knows no token, but it knows who held the claim.
+_LOST = text(end_of_attempt(REQUEUE_STATE, "id = :id AND worker = :worker AND state = 'running'"))
+_TIMED_OUT = text(end_of_attempt(_RETRY_STATE, "id = :id AND worker = :worker AND state = 'running'"))
+
+
+def succeed(
+    claim: Claim,
+    result: Any,
+    *,
+    artifacts: Sequence[NewArtifact] = (),
+    effects: Sequence[Callable[[Session], None]] = (),
+) -> RowMapping:
+    """Finish: the result, the artifacts and the registered effects commit together, once. Raises ClaimLost."""
+    with transaction() as session:
+        job = _end(session, _SUCCEED, claim, "succeeded", result=result)
+        insert_artifacts(session, artifacts)
+        for effect in effects:
+            effect(session)
+    return job
+
+
+def fail(claim: Claim, error: dict[str, Any], *, traceback: str | None, retry_after: float | None) -> RowMapping:
+    """End a failed attempt: another one after `retry_after` seconds if any are left, or none if that is None.
+
+    `error` is `{"type", "message"}`. Raises ClaimLost.
+    """
+    statement = _FAIL if retry_after is None else _RETRY
+    with transaction() as session:
+        return _end(session, statement, claim, "failed", error=error, traceback=traceback, delay=retry_after)
+
+
+def stop_cancelled(claim: Claim) -> RowMapping:
+    """End an attempt whose handler stopped because somebody asked to cancel. Raises ClaimLost."""
+    with transaction() as session:
+        return _end(session, _CANCEL, claim, "cancelled", error=CANCELLED_ERROR)
+
+
+def give_back(claim: Claim) -> RowMapping:
+    """Put the job back in its queue at a shutdown; the attempt does not count. Raises ClaimLost."""
+    with transaction() as session:
+        return _end(session, _GIVE_BACK, claim, "given_back", error=GIVEN_BACK_ERROR)
+
+
+def process_lost(
+    job_id: UUID, *, worker: str, error: dict[str, Any], retry_after: float | None = None
+) -> RowMapping | None:
+    """End the attempt of a process that is gone: queued again at once, or after `retry_after` seconds, or failed.
+
+    None: that process did not hold the job (any more), and nothing changed.
+    """
+    statement = _LOST if retry_after is None else _TIMED_OUT
+    parameters = _parameters("lost" if retry_after is None else "failed", error=error, delay=retry_after)
+    with transaction() as session:
+        return session.execute(statement, {**parameters, "id": job_id, "worker": worker}).mappings().first()
+
+
+CANCELLED_ERROR = {"type": "cancelled", "message": "The job was cancelled while it ran."}
+GIVEN_BACK_ERROR = {"type": "worker_shutdown", "message": "The worker was stopped; the attempt does not count."}
+
+
+def _end(session: Session, statement: Any, claim: Claim, outcome: Outcome, **values: Any) -> RowMapping:
+    parameters = {**_parameters(outcome, **values), "id": claim.job_id, "token": claim.token}
+    job = session.execute(statement, parameters).mappings().first()
+    if job is None:
+        raise ClaimLost  # rolls the whole transaction back
+    return job
+
+
+def _parameters(
+    outcome: Outcome,
+    *,
+    result: Any = None,
+    error: dict[str, Any] | None = None,
+    traceback: str | None = None,
+    delay: float | None = None,
+) -> dict[str, Any]:
+    return {
+        "outcome": outcome,
+        "result": to_jsonb(result),
+        "error": to_jsonb(error) if error is not None else None,
+        "traceback": traceback,
+        "delay_seconds": delay,
+    }

@@ -1,0 +1,98 @@
+"""A job's row as the API shows it: with its Celery state, links, progress, and what it waits for."""
+
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from flask import url_for
+from sqlalchemy.orm import Session
+
+from service.jobs.queries import count_ahead, live_workers
+from service.jobs.states import CELERY_STATE, FINAL, State
+from service.jobs.submit import NewJob
+from service.jobs.types import JobType
+
+
+def present(job: Mapping[str, Any], *, waiting_for: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What `JobSchema` dumps."""
+    state = State(job["state"])
+    shown = dict(job)
+    shown["celery_state"] = CELERY_STATE[state]
+    shown["waiting_for"] = waiting_for
+    shown["progress"] = None
+    if job["progress_percent"] is not None:
+        shown["progress"] = {"percent": job["progress_percent"], "message": job["progress_message"]}
+    job_id = job["id"]
+    shown["links"] = {
+        "self": url_for("jobs.Job", job_id=job_id),
+        "result": url_for("jobs_history.JobResult", job_id=job_id),
+        "events": url_for("jobs_history.JobEvents", job_id=job_id),
+        "attempts": url_for("jobs_history.JobAttempts", job_id=job_id),
+        "artifacts": url_for("artifacts.JobArtifacts", job_id=job_id),
+    }
+    return shown
+
+
+def etag_of(job: Mapping[str, Any]) -> str:
+    """A strong tag of everything that can change about a job: its newest event and its progress."""
+    seen = f"{job['event_seq']}:{job['progress_percent']}:{job['progress_message']}"
+    return f"{job['state']}-{job['event_seq']}-{hashlib.sha256(seen.encode()).hexdigest()[:12]}"
+
+
+def state_in_etag(etag: str) -> str:
+    """The state that a tag of ours was about."""
+    return etag.partition("-")[0]
+
+
+def polling_interval(job: Mapping[str, Any]) -> int:
+    """How many seconds a client should wait before it asks again."""
+    if job["state"] in {State.SCHEDULED, State.RETRYING}:
+        seconds = (job["run_at"] - datetime.now(UTC)).total_seconds()
+        return int(min(max(seconds, 1), 60))
+    return 1
+
+
+def explain_waiting(session: Session, job: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Why the job does not run yet, or None where it runs or has ended."""
+    state = State(job["state"])
+    if state is State.RUNNING or state in FINAL:
+        return None
+    if state in {State.SCHEDULED, State.RETRYING}:
+        is_retry = state is State.RETRYING
+        detail = f"attempt {job['attempt'] + 1} of {job['max_attempts']}" if is_retry else "the job's own start time"
+        reason = "retry_backoff" if is_retry else "run_at"
+        return {"reason": reason, "detail": detail, "ahead": None, "estimated_start": job["run_at"]}
+    if not any(job["queue"] in worker["queues"] for worker in live_workers(session)):
+        detail = f"No worker that consumes the queue {job['queue']!r} has given a sign of life in the last 30 seconds."
+        return {"reason": "no_worker", "detail": detail, "ahead": None, "estimated_start": None}
+    ahead = count_ahead(session, job)
+    detail = (
+        f"{ahead} jobs of the queue {job['queue']!r} come first." if ahead else "It is next, once a worker is free."
+    )
+    return {"reason": "behind", "detail": detail, "ahead": ahead, "estimated_start": None}
+
+
+def preview(new: NewJob, job_type: JobType) -> dict[str, Any]:
+    """The job as it would be; nothing of it is stored, so it has neither id nor links."""
+    now = datetime.now(UTC)
+    run_at = new.run_at or now + timedelta(seconds=new.delay or 0)
+    state = State.SCHEDULED if run_at > now else State.QUEUED
+    return {
+        "id": None,
+        "type": job_type.name,
+        "state": state,
+        "queue": new.queue or job_type.queue,
+        "priority": new.priority,
+        "args": new.args,
+        "tags": new.tags,
+        "metadata": new.metadata,
+        "unique_key": new.unique_key,
+        "attempt": 0,
+        "max_attempts": new.max_attempts or job_type.max_attempts,
+        "timeout_seconds": new.timeout or job_type.timeout_seconds,
+        "created_at": now,
+        "run_at": run_at,
+        "expires_at": new.expires_at,
+        "celery_state": CELERY_STATE[state],
+    }

@@ -1,0 +1,183 @@
+"""Reading jobs: one tenant's, always. Also the column lists and state lists that the statements share."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import RowMapping, text
+from sqlalchemy.orm import Session
+
+from service.jobs.states import FINAL, IDLE, UNFINISHED, State
+
+JOB_COLUMNS = ", ".join(
+    (
+        "jobs.id",
+        "jobs.tenant_id",
+        "type",
+        "state",
+        "queue",
+        "priority",
+        "args",
+        "tags",
+        "metadata",
+        "unique_key",
+        "attempt",
+        "max_attempts",
+        "timeout_seconds",
+        "token",
+        "created_at",
+        "run_at",
+        "started_at",
+        "finished_at",
+        "expires_at",
+        "cancel_requested_at",
+        "progress_percent",
+        "progress_message",
+        "result",
+        "error",
+        "event_seq",
+        "origin_id",
+        "schedule_id",
+        "request_id",
+    )
+)
+
+
+def _listed(states: Collection[State]) -> str:
+    return ", ".join(f"'{state}'" for state in sorted(states))
+
+
+UNFINISHED_SQL = _listed(UNFINISHED)
+IDLE_SQL = _listed(IDLE)
+FINAL_SQL = _listed(FINAL)
+
+
+def find_job(session: Session, tenant_id: UUID, job_id: UUID) -> RowMapping | None:
+    """The tenant's job, or None: there is none of that id, or it is another tenant's."""
+    return (
+        session.execute(
+            text(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = :id AND tenant_id = :tenant_id"),  # noqa: S608
+            {"id": job_id, "tenant_id": tenant_id},
+        )
+        .mappings()
+        .first()
+    )
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """As much of a job as tells whether it changed."""
+
+    state: str
+    event_seq: int
+    progress_percent: float | None
+    progress_message: str | None
+
+
+def pulses(session: Session, job_ids: Collection[UUID]) -> dict[UUID, Pulse]:
+    """The pulses of many jobs in one statement. For ids that were looked up with their tenant before."""
+    rows = session.execute(
+        text(
+            "SELECT id, state, event_seq, progress_percent, progress_message FROM jobs "
+            "WHERE id = ANY(CAST(:ids AS uuid[]))"
+        ),
+        {"ids": list(job_ids)},
+    )
+    return {row.id: Pulse(row.state, row.event_seq, row.progress_percent, row.progress_message) for row in rows}
+
+
+@dataclass(frozen=True)
+class JobFilter:
+    """Which jobs a list is about; None means any."""
+
+    states: tuple[str, ...] = ()
+    type: str | None = None
+    queue: str | None = None
+    tag: str | None = None
+    schedule_id: UUID | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+    def conditions(self) -> tuple[list[str], dict[str, Any]]:
+        """SQL conditions and their parameters; only those that were asked for, so that the planner sees simple ones."""
+        candidates = [
+            (bool(self.states), "state = ANY(CAST(:states AS text[]))", "states", list(self.states)),
+            (self.type is not None, "type = :type", "type", self.type),
+            (self.queue is not None, "queue = :queue", "queue", self.queue),
+            (self.tag is not None, "tags @> ARRAY[CAST(:tag AS text)]", "tag", self.tag),
+            (self.schedule_id is not None, "schedule_id = :schedule_id", "schedule_id", self.schedule_id),
+            (self.created_after is not None, "created_at > :created_after", "created_after", self.created_after),
+            (self.created_before is not None, "created_at < :created_before", "created_before", self.created_before),
+        ]
+        chosen = [(condition, name, value) for wanted, condition, name, value in candidates if wanted]
+        return [condition for condition, _, _ in chosen], {name: value for _, name, value in chosen}
+
+
+def list_jobs(
+    session: Session, tenant_id: UUID, wanted: JobFilter, *, before: UUID | None, limit: int
+) -> list[RowMapping]:
+    """The tenant's jobs, newest first, older than the job `before`. Keyset: pages neither repeat nor skip."""
+    conditions, parameters = wanted.conditions()
+    conditions.append("tenant_id = :tenant_id")
+    if before is not None:
+        conditions.append("jobs.id < :before")
+    statement = f"SELECT {JOB_COLUMNS} FROM jobs WHERE {' AND '.join(conditions)} ORDER BY jobs.id DESC LIMIT :limit"  # noqa: S608
+    parameters |= {"tenant_id": tenant_id, "before": before, "limit": limit}
+    return list(session.execute(text(statement), parameters).mappings())
+
+
+def list_attempts(session: Session, tenant_id: UUID, job_id: UUID) -> list[RowMapping]:
+    """The job's attempts in order."""
+    statement = text(
+        "SELECT token, attempt, worker, started_at, finished_at, outcome, error, traceback FROM job_attempts "
+        "WHERE job_id = :job_id AND tenant_id = :tenant_id ORDER BY token"
+    )
+    return list(session.execute(statement, {"job_id": job_id, "tenant_id": tenant_id}).mappings())
+
+
+def list_events(session: Session, tenant_id: UUID, job_id: UUID, *, after: int, limit: int = 1000) -> list[RowMapping]:
+    """The job's events numbered above `after`, in order."""
+    statement = text(
+        "SELECT seq, at, name, state, data FROM job_events "
+        "WHERE job_id = :job_id AND tenant_id = :tenant_id AND seq > :after ORDER BY seq LIMIT :limit"
+    )
+    parameters = {"job_id": job_id, "tenant_id": tenant_id, "after": after, "limit": limit}
+    return list(session.execute(statement, parameters).mappings())
+
+
+def count_ahead(session: Session, job: RowMapping, *, at_most: int = 10_000) -> int:
+    """How many queued jobs of the same queue come before this one; counting stops at `at_most`."""
+    statement = text(
+        """
+        SELECT count(*) FROM (
+            SELECT FROM jobs WHERE queue = :queue AND state = 'queued' AND rung_at IS NOT NULL AND id < :id
+            UNION ALL
+            SELECT FROM jobs WHERE queue = :queue AND state = 'queued' AND rung_at IS NULL
+                              AND (priority > :priority OR priority = :priority AND id < :id)
+            LIMIT :at_most
+        ) AS ahead
+        """
+    )
+    return int(session.execute(statement, {**job, "at_most": at_most}).scalar_one())
+
+
+def queue_depths(session: Session, tenant_id: UUID) -> list[RowMapping]:
+    """The tenant's unfinished jobs by queue and state, and since when the oldest queued one waits."""
+    statement = text(
+        f"""
+        SELECT queue, state, count(*) AS jobs, min(run_at) AS oldest
+          FROM jobs WHERE tenant_id = :tenant_id AND state IN ({UNFINISHED_SQL}) GROUP BY queue, state
+        """  # noqa: S608
+    )
+    return list(session.execute(statement, {"tenant_id": tenant_id}).mappings())
+
+
+def live_workers(session: Session, *, seen_within_seconds: float = 30.0) -> list[RowMapping]:
+    """The workers that gave a sign of life lately."""
+    statement = text(
+        "SELECT name, queues, concurrency, started_at, seen_at FROM worker_nodes "
+        "WHERE seen_at > clock_timestamp() - make_interval(secs => :seconds) ORDER BY name"
+    )
+    return list(session.execute(statement, {"seconds": seen_within_seconds}).mappings())

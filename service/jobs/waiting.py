@@ -1,0 +1,96 @@
+"""Wait for jobs to change: one poll per process for everybody who waits, however many they are.
+
+Polling needs no session state in PostgreSQL (LISTEN would break behind a connection pooler), and one statement serves
+all waiters. The interval is short while somebody has just begun to wait and grows from there.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+from flask import Flask
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.jobs.queries import Pulse, pulses
+from service.transaction import reading
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.05
+LONGEST_POLL_SECONDS = 0.5
+
+
+class WaitingRoom:
+    """Where requests wait for jobs. One per process; safe from threads and from greenlets."""
+
+    def __init__(self, app: Flask) -> None:
+        self._app = app
+        self._changed = threading.Condition()
+        self._waiters: dict[UUID, int] = {}
+        self._pulses: dict[UUID, tuple[int, Pulse]] = {}
+        self._round = 0
+        self._interval = POLL_SECONDS
+        self._is_polling = False
+
+    def wait(self, job_id: UUID, known: Pulse | None, *, seconds: float) -> Pulse | None:
+        """Return the job's pulse as soon as it differs from `known`, or the latest one when the time is over.
+
+        None: the job was not found. The caller has checked that the job is its tenant's.
+        """
+        deadline = time.monotonic() + seconds
+        with self._attending(job_id):
+            entered = self._round
+            while True:
+                looked_in, pulse = self._pulses.get(job_id, (0, None))
+                if looked_in <= entered:  # seen before we came: it may be older than what the caller knows
+                    pulse = None
+                remaining = deadline - time.monotonic()
+                if (pulse is not None and pulse != known) or remaining <= 0:
+                    return pulse
+                self._changed.wait(remaining)
+
+    @contextmanager
+    def _attending(self, job_id: UUID) -> Iterator[None]:
+        with self._changed:
+            self._waiters[job_id] = self._waiters.get(job_id, 0) + 1
+            self._interval = POLL_SECONDS
+            if not self._is_polling:
+                self._is_polling = True
+                threading.Thread(target=self._poll, name="waiting-room", daemon=True).start()
+            try:
+                yield
+            finally:
+                self._waiters[job_id] -= 1
+                if not self._waiters[job_id]:
+                    del self._waiters[job_id]
+                    self._pulses.pop(job_id, None)
+
+    def _poll(self) -> None:
+        """Runs while anybody waits."""
+        while True:
+            with self._changed:
+                wanted = list(self._waiters)
+                self._round += 1
+                looked_in = self._round
+                if not wanted:
+                    self._is_polling = False
+                    return
+            found = self._look(wanted)
+            with self._changed:
+                for job_id, pulse in found.items():
+                    if job_id in self._waiters:
+                        self._pulses[job_id] = (looked_in, pulse)
+                self._changed.notify_all()
+                interval, self._interval = self._interval, min(self._interval * 1.2, LONGEST_POLL_SECONDS)
+            time.sleep(interval)
+
+    def _look(self, wanted: list[UUID]) -> dict[UUID, Pulse]:
+        try:
+            with self._app.app_context(), reading() as session:
+                return pulses(session, wanted)
+        except SQLAlchemyError as error:
+            log.warning("could not look after %d waiting requests: %s", len(wanted), type(error).__name__)
+            return {}

@@ -1,0 +1,40 @@
+"""One way to write: everything in the block commits together, or nothing does."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import orjson
+from sqlalchemy.orm import Session
+
+from service.extensions import db
+
+
+@contextmanager
+def transaction() -> Iterator[Session]:
+    """A database transaction: committed at the end of the block, rolled back if the block raises.
+
+    Never call the network inside, nor hold it open while a handler runs.
+    """
+    session: Session = db.session()
+    try:
+        yield session
+        session.commit()
+    except BaseException:
+        session.rollback()
+        raise
+
+
+@contextmanager
+def reading() -> Iterator[Session]:
+    """A database transaction that only reads; the connection goes back to the pool at the end of the block."""
+    session: Session = db.session()
+    try:
+        yield session
+    finally:
+        session.rollback()
+
+
+def to_jsonb(value: Any) -> str:
+    """JSON text for a parameter that the statement casts to jsonb."""
+    return orjson.dumps(value).decode()

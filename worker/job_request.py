@@ -1,0 +1,74 @@
+"""How the worker's parent process takes the death of a pool process: it gives the job back at once.
+
+Celery alone would record a failure and acknowledge the message, and the job would never run again.
+"""
+
+import logging
+import socket
+from typing import Any
+from uuid import UUID
+
+from celery.exceptions import Ignore, WorkerLostError
+from celery.worker.request import Request
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.celery_app import flask_app_of
+from service.jobs.execution import process_lost
+from service.jobs.retry import backoff_seconds
+from service.jobs.ring import Bell
+from service.jobs.types import registry
+
+log = logging.getLogger(__name__)
+
+PROCESS_LOST_ERROR = {
+    "type": "process_lost",
+    "message": "The process that ran this attempt died: it was killed, ran out of memory or crashed.",
+}
+
+
+def worker_name(pid: int) -> str:
+    """The name by which a pool process claims jobs."""
+    return f"{socket.gethostname()}:{pid}"
+
+
+class JobCancelled(Ignore):
+    """The attempt ended because somebody asked to cancel; only for events."""
+
+
+class JobRequest(Request):  # type: ignore[misc] # celery ships no types
+    """A ring in the parent's hands."""
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:  # noqa: FBT001, FBT002
+        """Called for every way in which an attempt did not succeed, the death of its process included."""
+        error = getattr(exc_info, "exception", None)
+        error = getattr(error, "exc", error)
+        if isinstance(error, (WorkerLostError, SystemExit)):
+            self._give_back(PROCESS_LOST_ERROR)
+        elif isinstance(error, JobCancelled):
+            self.send_event("task-revoked", terminated=True, signum=0, expired=False)
+        return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:  # noqa: FBT001
+        """The pool kills the process after the hard limit: a failed attempt, like any other that took too long."""
+        if not soft:
+            policy = registry.get(self.name).retry
+            self._give_back(
+                {"type": "timeout", "message": f"The attempt ignored its timeout and was killed after {timeout:g} s."},
+                retry_after=backoff_seconds(policy, attempt=1),
+            )
+        super().on_timeout(soft, timeout)
+
+    def _give_back(self, error: dict[str, Any], *, retry_after: float | None = None) -> None:
+        if self.worker_pid is None:  # never reached a process, so nothing was claimed
+            return
+        app = flask_app_of(self.app)
+        try:
+            with app.app_context():
+                job = process_lost(
+                    UUID(self.id), worker=worker_name(self.worker_pid), error=error, retry_after=retry_after
+                )
+        except SQLAlchemyError as failure:
+            log.error("could not give job %s back: %s; its lease will run out", self.id, type(failure).__name__)  # noqa: TRY400
+            return
+        if job is not None and job["state"] == "queued":
+            Bell(self.app, hard_timeout_grace=app.config["HARD_TIMEOUT_GRACE"]).ring(job)

@@ -82,11 +82,16 @@ class GuardedProcess:
 
     def poll(self) -> int | None:
         """None while it runs; then the exit status, 128 + n when signal n ended it."""
-        return self._guard.poll()
+        status = self._guard.poll()
+        if status is not None:
+            self._close()
+        return status
 
     def wait(self, timeout_seconds: float | None = None) -> int:
         """The exit status, once command, descendants and guard are gone. Raises subprocess.TimeoutExpired."""
-        return self._guard.wait(timeout_seconds)
+        status = self._guard.wait(timeout_seconds)
+        self._close()
+        return status
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the command (not to its descendants). Nothing happens when it has ended."""
@@ -105,7 +110,6 @@ class GuardedProcess:
         except subprocess.TimeoutExpired:
             self.kill_everything()
             return False
-        self._close()
         return True
 
     def _order(self, order: int) -> None:
@@ -122,7 +126,6 @@ class GuardedProcess:
             # Only a stopped guard is this slow; its death takes the command along (PR_SET_PDEATHSIG).
             self._guard.kill()
             self.wait()
-        self._close()
 
     def _close(self) -> None:
         if self._guard.stdin is not None:

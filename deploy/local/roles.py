@@ -9,6 +9,8 @@ from pathlib import Path
 from deploy.local.http import answers
 from service.queues import Queue
 
+MILLRACE = (sys.executable, "-c", "from service.cli import main; main()")
+"""The `millrace` command with this very Python, whether or not its script is on PATH."""
 API_WORKERS = 2
 MOST_WORKER_PROCESSES = 4
 SHUTDOWN_GRACE_SECONDS = 5

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.console import Console
 from deploy.local.demo import DemoFailure, run_demo
 from deploy.local.folder import DataFolder, FolderLock, process_exists, stack_process
 from deploy.local.guarded import StartFailure
+from deploy.local.roles import MILLRACE
 from deploy.local.stack import LocalStack, Stack
 from deploy.local.summary import print_report
 from deploy.local.supervisor import StopRequested, Supervisor, stop_on_signals, tail
@@ -96,7 +96,7 @@ def start_detached(path: Path, console: Console, *, port: int | None) -> Stack:
     """
     folder = DataFolder.make(path)
     log = folder.logs / "supervisor.log"
-    command = [sys.executable, "-m", "service.cli", "up", "--no-demo", "--dir", str(folder.path)]
+    command = [*MILLRACE, "up", "--no-demo", "--dir", str(folder.path)]
     if port is not None:
         command += ["--port", str(port)]
     with stop_on_signals(), log.open("wb") as output, console.status("Starting the stack in the background"):

@@ -217,7 +217,7 @@ class LocalStack:
     def _make_key(self) -> str:
         """A key for the tenant `demo`, made by the same command that a person would use."""
         made = subprocess.run(  # noqa: S603  # our own command
-            [sys.executable, "-m", "service.cli", "key", "create", "--tenant", TENANT, "--json"],
+            [*roles.MILLRACE, "key", "create", "--tenant", TENANT, "--json"],
             env=self._environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,

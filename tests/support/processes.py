@@ -24,13 +24,14 @@ class Process:
         self.log = log
         environment = environment_with(_plain({**config, **extra, "TESTING": False}))
         environment["PYTHONPATH"] = str(Path.cwd())
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.celery_command", *command],
-            env=environment,
-            stdout=log.open("ab"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.support.celery_command", *command],
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     @property
     def pid(self) -> int:

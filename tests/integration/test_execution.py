@@ -1,0 +1,117 @@
+"""Jobs run by a real worker process, from submission to their end."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.client import KeyClient
+from tests.support.processes import BEAT, WORKER, Process, running
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.xdist_group("execution")
+
+
+@pytest.fixture
+def worker(config: dict[str, Any], client: KeyClient, tmp_path: Path) -> Iterator[Process]:
+    with running((*WORKER, "--concurrency", "2"), config, tmp_path / "worker.log") as process:
+        yield process
+
+
+@pytest.fixture
+def beat(config: dict[str, Any], client: KeyClient, tmp_path: Path) -> Iterator[Process]:
+    with running(BEAT, config, tmp_path / "beat.log") as process:
+        yield process
+
+
+FINAL = {"succeeded", "failed", "cancelled", "expired"}
+
+
+def ended(client: KeyClient, job_id: str, *, seconds: float = 30) -> dict[str, Any]:
+    def look() -> dict[str, Any] | None:
+        job = client.job(job_id)
+        return job if job["state"] in FINAL else None
+
+    return wait_for(look, seconds=seconds, what=f"the end of job {job_id}")
+
+
+def test_a_job_runs_and_its_result_is_kept(client: KeyClient, worker: Process) -> None:
+    job = client.submit("test.echo", args={"value": {"answer": 42}})
+
+    done = ended(client, job["id"])
+
+    assert (done["state"], done["result"], done["attempt"]) == ("succeeded", {"answer": 42}, 1)
+    assert client.get(f"/jobs/{job['id']}/result").get_json() == {"answer": 42}
+    events = client.get(f"/jobs/{job['id']}/events").get_json()["items"]
+    assert [(event["seq"], event["name"]) for event in events] == [(1, "queued"), (2, "started"), (3, "succeeded")]
+
+
+def test_a_killed_pool_process_costs_one_attempt_and_two_seconds(
+    client: KeyClient, worker: Process, tmp_path: Path
+) -> None:
+    notes = tmp_path / "notes"
+    job = client.submit("test.sleep", args={"seconds": 3, "path": str(notes)})
+    first_pid = int(wait_for(lambda: notes.exists() and notes.read_text().split())[1])
+
+    import os, time
+    os.kill(first_pid, signal.SIGKILL)
+    killed = time.monotonic()
+    wait_for(lambda: len(notes.read_text().splitlines()) == 2)
+    print("again after", time.monotonic() - killed)
+
+    done = ended(client, job["id"])
+    assert (done["state"], done["attempt"], done["result"]) == ("succeeded", 2, 2)
+    outcomes = [item["outcome"] for item in client.get(f"/jobs/{job['id']}/attempts").get_json()["items"]]
+    assert outcomes == ["lost", "succeeded"]
+
+
+def test_a_failing_job_is_retried_until_its_attempts_are_spent(client: KeyClient, worker: Process, beat: Process) -> None:
+    job = client.submit("test.fail")
+
+    done = ended(client, job["id"])
+
+    assert (done["state"], done["attempt"]) == ("failed", 3)
+    assert done["error"] == {"type": "ValueError", "message": "this may mend", "attempt": 3}
+
+
+def test_a_job_that_kills_its_process_fails_after_its_attempts(client: KeyClient, worker: Process, beat: Process) -> None:
+    job = client.submit("test.die")
+
+    done = ended(client, job["id"], seconds=60)
+
+    assert (done["state"], done["attempt"], done["error"]["type"]) == ("failed", 3, "process_lost")
+
+
+def test_a_job_that_ignores_its_timeout_is_killed(client: KeyClient, worker: Process) -> None:
+    job = client.submit("test.stubborn", args={"seconds": 50})
+
+    done = ended(client, job["id"], seconds=40)
+
+    assert (done["state"], done["error"]["type"]) == ("failed", "timeout")
+
+
+def test_a_running_job_can_be_cancelled(client: KeyClient, worker: Process, tmp_path: Path) -> None:
+    job = client.submit("test.sleep", args={"seconds": 50})
+    wait_for(lambda: client.job(job["id"])["state"] == "running")
+
+    response = client.post(f"/jobs/{job['id']}/cancel")
+
+    assert response.status_code == 202
+    assert ended(client, job["id"])["state"] == "cancelled"
+
+
+def test_a_stopping_worker_gives_its_job_back_uncounted(
+    config: dict[str, Any], client: KeyClient, tmp_path: Path
+) -> None:
+    with running((*WORKER, "--concurrency", "1"), config, tmp_path / "first.log", SHUTDOWN_GRACE=0.5) as first:
+        job = client.submit("test.sleep", args={"seconds": 30})
+        wait_for(lambda: client.job(job["id"])["state"] == "running")
+
+        first.send(signal.SIGTERM)
+        first.wait(20)
+
+    given_back = client.job(job["id"])
+    assert (given_back["state"], given_back["attempt"]) == ("queued", 0)
+    assert client.get(f"/jobs/{job['id']}/attempts").get_json()["items"][0]["outcome"] == "given_back"

@@ -69,7 +69,7 @@ help: ## Print this
 
 .PHONY: check-style
 check-style: .venv/dev.stamp ## ruff: rules and form
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --output-format concise .
 	$(BIN)/ruff format --check .
 
 .PHONY: check-types

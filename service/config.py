@@ -218,6 +218,7 @@ def celery_settings(config: Mapping[str, Any], role: Role) -> dict[str, Any]:
         "accept_content": ["json"],
         "result_accept_content": ["json"],
         "event_serializer": "json",
+        "worker_pool": "worker.pool:TaskPool",
         "worker_send_task_events": True,
         "worker_prefetch_multiplier": 1,
         "worker_max_tasks_per_child": 1000,

@@ -1,0 +1,38 @@
+import re
+import tomllib
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from tests.architecture.tree import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+
+RUNTIME = PROJECT["project"]["dependencies"]
+EMBEDDED = [*RUNTIME, *PROJECT["dependency-groups"]["build"], *EXTRAS["embedded"]]
+DEV = [*EMBEDDED, *EXTRAS["dev"]]
+
+
+@pytest.mark.parametrize(("lock", "declared"), [("runtime", RUNTIME), ("embedded", EMBEDDED), ("dev", DEV)])
+def test_the_lock_holds_what_the_project_declares(lock: str, declared: list[str]) -> None:
+    pins = _pins_of(lock)
+
+    unmet = [
+        str(wanted)
+        for wanted in map(Requirement, declared)
+        if not any(wanted.specifier.contains(version) for version in pins.get(canonicalize_name(wanted.name), []))
+    ]
+
+    assert not unmet, "run: make lock"
+
+
+def _pins_of(lock: str) -> dict[str, list[Version]]:
+    pins: dict[str, list[Version]] = {}
+    for name, version in re.findall(
+        r"^([a-z0-9.-]+)==([^ ;\\]+)", (ROOT / "requirements" / f"{lock}.txt").read_text(), re.MULTILINE
+    ):
+        pins.setdefault(canonicalize_name(name), []).append(Version(version))
+    return pins

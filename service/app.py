@@ -96,6 +96,6 @@ def start_sentry(app: Flask) -> None:
         )
 
 
-@signals.setup_logging.connect(weak=False)
+@signals.setup_logging.connect(weak=False)  # type: ignore[untyped-decorator] # celery ships no types
 def keep_our_logging(**_: Any) -> None:
     """Celery configures logging itself unless somebody listens to this signal."""

@@ -8,7 +8,7 @@ from flask import Flask
 from service.redis_transport import install as install_redis_transport
 
 
-class FlaskCelery(Celery):
+class FlaskCelery(Celery):  # type: ignore[misc] # celery ships no types
     """A Celery app that knows its Flask app."""
 
     flask_app: Flask
@@ -20,6 +20,7 @@ class FlaskTask(Task):  # type: ignore[misc] # celery ships no types
     abstract = True
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the task's body."""
         with flask_app_of(self.app).app_context():
             return self.run(*args, **kwargs)
 

@@ -102,6 +102,11 @@ def load_config(app: Flask, role: Role, overrides: Mapping[str, Any] | None) -> 
 
 
 def _check(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    _check_kinds(config, defaults)
+    _check_values(config)
+
+
+def _check_kinds(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     for name, default in defaults.items():
         value = config[name]
         expected = (
@@ -114,6 +119,9 @@ def _check(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         if not isinstance(value, expected) or (isinstance(value, bool) and not isinstance(default, bool)):
             hint = " Quote it, so that it is read as text." if isinstance(default, str) else ""
             raise BadSetting(f"{ENV_PREFIX}_{name} must be {_kind(default)}, not {type(value).__name__}.{hint}")
+
+
+def _check_values(config: Mapping[str, Any]) -> None:
     for name in ("DATABASE_URL", "BROKER_URL", "SECRET_KEY", "ARTIFACT_DIR"):
         if not config[name]:
             raise BadSetting(

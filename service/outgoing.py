@@ -29,6 +29,8 @@ Resolver = Callable[[str, int], Sequence[str]]
 SETTING = "OUTGOING_ALLOW_PRIVATE"
 DEFAULT_PORTS = {"http": 80, "https": 443}
 FIRST_UNPRIVILEGED_PORT = 1024
+GLOBAL_IPV6 = IPv6Network("2000::/3")
+"""All that is assigned for use on the Internet so far (RFC 4291)."""
 READ_SIZE = 1 << 16
 
 REFUSED_NETWORKS: tuple[tuple[IPv4Network | IPv6Network, str], ...] = tuple(
@@ -58,6 +60,7 @@ REFUSED_NETWORKS: tuple[tuple[IPv4Network | IPv6Network, str], ...] = tuple(
         ("64:ff9b:1::/48", "translated to IPv4 (NAT64)"),
         ("100::/64", "a black hole"),
         ("2001::/32", "a tunnel to IPv4 (Teredo)"),
+        ("2001::/23", "reserved for protocols"),
         ("2001:db8::/32", "for documentation"),
         ("2002::/16", "a tunnel to IPv4 (6to4)"),
         ("3fff::/20", "for documentation"),
@@ -269,7 +272,7 @@ def _vet_address(host: str, address: str) -> None:
     except ValueError:
         raise AddressRefused(f"{host} resolves to something that is not an address.") from None
     rule = next((name for network, name in REFUSED_NETWORKS if parsed in network), None)
-    if rule is None and not parsed.is_global:
+    if rule is None and parsed.version == GLOBAL_IPV6.version and parsed not in GLOBAL_IPV6:
         rule = "not public"
     if rule is not None:
         raise AddressRefused(f"{host} is refused: its address {parsed} is {rule}. The setting {SETTING} allows it.")

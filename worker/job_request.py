@@ -31,7 +31,7 @@ def worker_name(pid: int) -> str:
     return f"{socket.gethostname()}:{pid}"
 
 
-class JobCancelled(Ignore):
+class JobCancelled(Ignore):  # type: ignore[misc] # celery ships no types
     """The attempt ended because somebody asked to cancel; only for events."""
 
 

@@ -81,8 +81,9 @@ class JobTask(FlaskTask):
             return str(ended["state"])
 
     def retry(self, *_: Any, exc: BaseException | None = None, countdown: float | None = None, **__: Any) -> NoReturn:
-        """What Celery's autoretry calls. The wait becomes `run_at` in PostgreSQL instead of an ETA in the broker:
-        an ETA that outlasts the visibility timeout is delivered again and again.
+        """What Celery's autoretry calls: the wait becomes `run_at` in PostgreSQL.
+
+        An ETA in the broker would be delivered again and again once it outlasts the visibility timeout.
         """
         cause = exc or RetryLater("The handler asked for another attempt.", after_seconds=countdown or 0.0)
         raise RetryWanted(cause, countdown or 0.0) from exc

@@ -25,7 +25,7 @@ from service.http.body import StrictBlueprint
 from service.http.identity import principal, requires
 from service.http.problems import Problem, not_found
 from service.ids import uuid7
-from service.jobs.api import owned_job
+from service.jobs.ownership import owned_job
 
 blp = StrictBlueprint("artifacts", __name__, url_prefix="/api/v1", description="Files that jobs read and make")
 

@@ -13,7 +13,7 @@ SWAGGER_FOLDER = Path(__file__).parent / "swagger"
 @blp.get("/openapi.json")
 def openapi_json() -> Response:
     """The OpenAPI document."""
-    return current_app.json.response(current_app.extensions["openapi"].to_dict())
+    return Response(current_app.json.dumps(current_app.extensions["openapi"].to_dict()), mimetype="application/json")
 
 
 @blp.get("/docs")

@@ -11,6 +11,7 @@ from psycopg import errors as pg
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException, InternalServerError, RequestEntityTooLarge
+from werkzeug.wrappers import Response as BaseResponse
 
 from service.artifacts.storage import FileTooLarge
 from service.jobs.cancel import JobNotFound
@@ -72,11 +73,8 @@ def problem_response(problem: Problem) -> Response:
     }
     if problem.errors:
         body["errors"] = problem.errors
-    response = current_app.json.response({**body, **problem.extra})
-    response.status_code = problem.status
-    response.mimetype = PROBLEM_JSON
-    response.headers.extend(problem.headers)
-    return response
+    text = current_app.json.dumps({**body, **problem.extra})
+    return Response(text, status=problem.status, headers=problem.headers, mimetype=PROBLEM_JSON)
 
 
 def pointers(errors: Any, path: str = "") -> Iterator[dict[str, str]]:
@@ -128,10 +126,10 @@ KINDS = {
 }
 
 
-def _http_error(error: HTTPException) -> Response:
+def _http_error(error: HTTPException) -> BaseResponse:
     status = error.code or 500
     if error.response is not None or status < 400:  # noqa: PLR2004 - redirects are HTTPExceptions too
-        return error.get_response()  # type: ignore[return-value] # werkzeug's Response is what flask's subclasses
+        return error.get_response(request.environ)
     data = getattr(error, "data", {})
     messages = data.get("messages") if isinstance(data, dict) else None
     errors = None

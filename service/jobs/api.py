@@ -4,19 +4,19 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
-from uuid import UUID
+from urllib.parse import urlencode
 
-from flask import Response, current_app, g, request, url_for
+from flask import Response, current_app, g, request
 from flask.views import MethodView
-from sqlalchemy import RowMapping
 
 from service.accounts.scopes import Scope
 from service.http.body import StrictBlueprint, read_json
 from service.http.idempotency import idempotency_of_request
 from service.http.identity import principal, requires
-from service.http.problems import Problem, not_found
+from service.http.problems import Problem
 from service.jobs.cancel import cancel
 from service.jobs.export import export_format, export_jobs
+from service.jobs.ownership import job_id_from, owned_job
 from service.jobs.presentation import etag_of, explain_waiting, polling_interval, present, preview, state_in_etag
 from service.jobs.queries import JobFilter, Pulse, find_job, list_jobs
 from service.jobs.resubmit import JobNotFinal, resubmit
@@ -37,23 +37,6 @@ from service.paging import decode_cursor, encode_cursor
 from service.transaction import reading
 
 blp = StrictBlueprint("jobs", __name__, url_prefix="/api/v1", description="Submit jobs and follow them")
-
-
-def job_id_from(path_part: str) -> UUID:
-    """The id in a path. Raises Problem 404 for what is no id: it cannot name a job."""
-    try:
-        return UUID(path_part)
-    except ValueError:
-        raise not_found() from None
-
-
-def owned_job(path_part: str) -> RowMapping:
-    """The caller's own job. Raises the same Problem 404 for unknown, malformed and other tenants' ids."""
-    with reading() as session:
-        job = find_job(session, principal().tenant_id, job_id_from(path_part))
-    if job is None:
-        raise not_found()
-    return job
 
 
 @blp.route("/jobs")
@@ -104,7 +87,7 @@ class Jobs(MethodView):
         headers = {}
         if next_cursor:
             parameters = {**request.args.to_dict(flat=False), "cursor": next_cursor}
-            headers["Link"] = f'<{url_for("jobs.Jobs", **parameters)}>; rel="next"'
+            headers["Link"] = f'<{request.path}?{urlencode(parameters, doseq=True)}>; rel="next"'
         return {"items": [present(job) for job in jobs[:limit]], "next_cursor": next_cursor}, 200, headers
 
 
@@ -122,7 +105,7 @@ class Job(MethodView):
         With `?wait=N` the answer is held for up to N seconds until the job's state differs from the one in
         `If-None-Match`; without that header, until the job ends.
         """
-        job = owned_job(job_id)
+        job: Mapping[Any, Any] = owned_job(job_id)
         if query.get("wait"):
             known_state = next((state_in_etag(tag) for tag in request.if_none_match.as_set()), None)
             job = wait_until(job, lambda state: state in FINAL or state != (known_state or state), query["wait"])
@@ -183,7 +166,7 @@ def body_as_sent() -> Any:
 
 def answer_submitted(submitted: Submitted) -> tuple[dict[str, Any], int, dict[str, str]]:
     """202 with the job, or 200 with a job that exists already or ends within `Prefer: wait=N`."""
-    job: Mapping[str, Any] = submitted.job
+    job: Mapping[Any, Any] = submitted.job
     headers = {}
     if submitted.outcome == "replayed":
         headers["Idempotent-Replayed"] = "true"
@@ -196,7 +179,7 @@ def answer_submitted(submitted: Submitted) -> tuple[dict[str, Any], int, dict[st
     return shown, status, {**job_headers, **headers, "Location": shown["links"]["self"]}
 
 
-def answer_job(job: Mapping[str, Any]) -> Any:
+def answer_job(job: Mapping[Any, Any]) -> Any:
     """The job with its headers, or 304 where the client has it already."""
     if request.if_none_match.contains(etag_of(job)):
         response = Response(status=304)
@@ -210,7 +193,7 @@ def answer_job(job: Mapping[str, Any]) -> Any:
 
 
 def _with_headers(
-    job: Mapping[str, Any], *, waiting_for: dict[str, Any] | None = None
+    job: Mapping[Any, Any], *, waiting_for: dict[str, Any] | None = None
 ) -> tuple[dict[str, Any], int, dict[str, str]]:
     headers = {"ETag": f'"{etag_of(job)}"'}
     if State(job["state"]) not in FINAL:
@@ -218,7 +201,7 @@ def _with_headers(
     return present(job, waiting_for=waiting_for), 200, headers
 
 
-def wait_until(job: Mapping[str, Any], is_enough: Callable[[State], bool], seconds: float) -> Mapping[str, Any]:
+def wait_until(job: Mapping[Any, Any], is_enough: Callable[[State], bool], seconds: float) -> Mapping[Any, Any]:
     """Hold the request until the job's state is enough or the time is over; returns the job as it stands then."""
     room: WaitingRoom = current_app.extensions["waiting_room"]
     deadline = time.monotonic() + seconds

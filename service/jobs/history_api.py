@@ -13,7 +13,7 @@ from service.accounts.scopes import Scope
 from service.http.body import StrictBlueprint
 from service.http.identity import principal, requires
 from service.http.problems import Problem
-from service.jobs.api import owned_job
+from service.jobs.ownership import owned_job
 from service.jobs.presentation import polling_interval
 from service.jobs.queries import Pulse, list_attempts, list_events
 from service.jobs.schemas import AttemptListSchema, EventListSchema, EventSchema, EventsQuery

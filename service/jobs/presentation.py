@@ -14,7 +14,7 @@ from service.jobs.submit import NewJob
 from service.jobs.types import JobType
 
 
-def present(job: Mapping[str, Any], *, waiting_for: dict[str, Any] | None = None) -> dict[str, Any]:
+def present(job: Mapping[Any, Any], *, waiting_for: dict[str, Any] | None = None) -> dict[str, Any]:
     """What `JobSchema` dumps."""
     state = State(job["state"])
     shown = dict(job)
@@ -34,7 +34,7 @@ def present(job: Mapping[str, Any], *, waiting_for: dict[str, Any] | None = None
     return shown
 
 
-def etag_of(job: Mapping[str, Any]) -> str:
+def etag_of(job: Mapping[Any, Any]) -> str:
     """A strong tag of everything that can change about a job: its newest event and its progress."""
     seen = f"{job['event_seq']}:{job['progress_percent']}:{job['progress_message']}"
     return f"{job['state']}-{job['event_seq']}-{hashlib.sha256(seen.encode()).hexdigest()[:12]}"
@@ -45,7 +45,7 @@ def state_in_etag(etag: str) -> str:
     return etag.partition("-")[0]
 
 
-def polling_interval(job: Mapping[str, Any]) -> int:
+def polling_interval(job: Mapping[Any, Any]) -> int:
     """How many seconds a client should wait before it asks again."""
     if job["state"] in {State.SCHEDULED, State.RETRYING}:
         seconds = (job["run_at"] - datetime.now(UTC)).total_seconds()
@@ -53,7 +53,7 @@ def polling_interval(job: Mapping[str, Any]) -> int:
     return 1
 
 
-def explain_waiting(session: Session, job: Mapping[str, Any]) -> dict[str, Any] | None:
+def explain_waiting(session: Session, job: Mapping[Any, Any]) -> dict[str, Any] | None:
     """Why the job does not run yet, or None where it runs or has ended."""
     state = State(job["state"])
     if state is State.RUNNING or state in FINAL:

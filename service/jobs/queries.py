@@ -1,6 +1,6 @@
 """Reading jobs: one tenant's, always. Also the column lists and state lists that the statements share."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,37 +11,11 @@ from sqlalchemy.orm import Session
 
 from service.jobs.states import FINAL, IDLE, UNFINISHED, State
 
-JOB_COLUMNS = ", ".join(
-    (
-        "jobs.id",
-        "jobs.tenant_id",
-        "type",
-        "state",
-        "queue",
-        "priority",
-        "args",
-        "tags",
-        "metadata",
-        "unique_key",
-        "attempt",
-        "max_attempts",
-        "timeout_seconds",
-        "token",
-        "created_at",
-        "run_at",
-        "started_at",
-        "finished_at",
-        "expires_at",
-        "cancel_requested_at",
-        "progress_percent",
-        "progress_message",
-        "result",
-        "error",
-        "event_seq",
-        "origin_id",
-        "schedule_id",
-        "request_id",
-    )
+JOB_COLUMNS = (
+    "jobs.id, jobs.tenant_id, type, state, queue, priority, args, tags, metadata, unique_key, "
+    "attempt, max_attempts, timeout_seconds, token, "
+    "created_at, run_at, started_at, finished_at, expires_at, cancel_requested_at, "
+    "progress_percent, progress_message, result, error, event_seq, origin_id, schedule_id, request_id"
 )
 
 
@@ -147,7 +121,7 @@ def list_events(session: Session, tenant_id: UUID, job_id: UUID, *, after: int, 
     return list(session.execute(statement, parameters).mappings())
 
 
-def count_ahead(session: Session, job: RowMapping, *, at_most: int = 10_000) -> int:
+def count_ahead(session: Session, job: Mapping[Any, Any], *, at_most: int = 10_000) -> int:
     """How many queued jobs of the same queue come before this one; counting stops at `at_most`."""
     statement = text(
         """

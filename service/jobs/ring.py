@@ -33,7 +33,7 @@ class Bell:
         """Whether the last failure lies far enough back."""
         return time.monotonic() >= self._resting_until
 
-    def ring(self, job: Mapping[str, Any]) -> bool:
+    def ring(self, job: Mapping[Any, Any]) -> bool:
         """Publish the id of one job (`id`, `type`, `queue`, `timeout_seconds`). False when the broker did not take it.
 
         Nothing of the job's arguments travels. The hard time limit does, because Celery's parent process enforces it

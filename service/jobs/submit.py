@@ -153,7 +153,8 @@ _STORE = text(
         DO NOTHING
         RETURNING {JOB_COLUMNS}, rung_at
     ), event AS (
-        INSERT INTO job_events (job_id, seq, tenant_id, at, state, name) SELECT id, 1, :tenant_id, created_at, state, state FROM job
+        INSERT INTO job_events (job_id, seq, tenant_id, at, state, name)
+        SELECT id, 1, :tenant_id, created_at, state, state FROM job
     )
     SELECT * FROM job
     """  # noqa: S608 - only constants of ours are put in
@@ -170,8 +171,8 @@ def store(
     request_id: str | None = None,
     ring: bool = False,
 ) -> Submitted:
-    """Write the job inside the caller's transaction. With `ring` it is marked as rung where its queue has no backlog."""
-    parameters = {
+    """Write the job inside the caller's transaction. With `ring` it is marked as rung if its queue has no backlog."""
+    parameters: dict[str, Any] = {
         "id": uuid7(),
         "tenant_id": tenant_id,
         "key": idempotency.key if idempotency else None,

@@ -34,7 +34,8 @@ _TICK = text(
 )
 _CLAIM_SLOT = text(
     """
-    INSERT INTO schedule_ticks (schedule_id, slot, outcome, late_seconds) VALUES (:schedule_id, :slot, 'fired', :late_seconds)
+    INSERT INTO schedule_ticks (schedule_id, slot, outcome, late_seconds)
+    VALUES (:schedule_id, :slot, 'fired', :late_seconds)
     ON CONFLICT (schedule_id, slot) DO NOTHING RETURNING slot
     """
 )

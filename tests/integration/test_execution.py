@@ -57,7 +57,7 @@ def test_a_killed_pool_process_costs_one_attempt_and_two_seconds(
 ) -> None:
     notes = tmp_path / "notes"
     job = client.submit("test.sleep", args={"seconds": 3, "path": str(notes)})
-    first_pid = int(wait_for(lambda: notes.exists() and notes.read_text().split())[1])
+    first_pid = int(wait_for(lambda: notes.read_text().split() if notes.exists() else None)[1])
 
     os.kill(first_pid, signal.SIGKILL)
     wait_for(lambda: len(notes.read_text().splitlines()) == 2, seconds=RERUN_SECONDS, what="a second attempt")
@@ -68,7 +68,9 @@ def test_a_killed_pool_process_costs_one_attempt_and_two_seconds(
     assert outcomes == ["lost", "succeeded"]
 
 
-def test_a_failing_job_is_retried_until_its_attempts_are_spent(client: KeyClient, worker: Process, beat: Process) -> None:
+def test_a_failing_job_is_retried_until_its_attempts_are_spent(
+    client: KeyClient, worker: Process, beat: Process
+) -> None:
     job = client.submit("test.fail")
 
     done = ended(client, job["id"])
@@ -77,7 +79,9 @@ def test_a_failing_job_is_retried_until_its_attempts_are_spent(client: KeyClient
     assert done["error"] == {"type": "ValueError", "message": "this may mend", "attempt": 3}
 
 
-def test_a_job_that_kills_its_process_fails_after_its_attempts(client: KeyClient, worker: Process, beat: Process) -> None:
+def test_a_job_that_kills_its_process_fails_after_its_attempts(
+    client: KeyClient, worker: Process, beat: Process
+) -> None:
     job = client.submit("test.die")
 
     done = ended(client, job["id"], seconds=60)

@@ -2,8 +2,9 @@
 
 import sys
 
-import tests.support.job_types  # noqa: F401 - registers them
 from celery.__main__ import main
+
+import tests.support.job_types  # noqa: F401 - registers them
 
 if __name__ == "__main__":
     sys.argv = ["celery", "-A", *sys.argv[1:]]

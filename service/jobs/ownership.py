@@ -1,0 +1,27 @@
+"""From an id in a path to the caller's own job."""
+
+from uuid import UUID
+
+from sqlalchemy import RowMapping
+
+from service.http.identity import principal
+from service.http.problems import not_found
+from service.jobs.queries import find_job
+from service.transaction import reading
+
+
+def job_id_from(path_part: str) -> UUID:
+    """The id in a path. Raises Problem 404 for what is no id: it cannot name a job."""
+    try:
+        return UUID(path_part)
+    except ValueError:
+        raise not_found() from None
+
+
+def owned_job(path_part: str) -> RowMapping:
+    """The caller's own job. Raises the same Problem 404 for unknown, malformed and other tenants' ids."""
+    with reading() as session:
+        job = find_job(session, principal().tenant_id, job_id_from(path_part))
+    if job is None:
+        raise not_found()
+    return job

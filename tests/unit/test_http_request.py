@@ -305,7 +305,7 @@ class Server:
                     except OSError:
                         return  # the client had enough of it
 
-            do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = answer  # noqa: N815 - http.server's names
+            do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = answer
 
         self.requests = requests
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

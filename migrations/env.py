@@ -7,14 +7,7 @@ from alembic import context
 from flask import current_app
 from sqlalchemy import create_engine, pool, text
 
-from service.accounts import models as accounts_models
-from service.artifacts import models as artifacts_models
 from service.extensions import db
-from service.jobs import models as jobs_models
-from service.schedules import models as schedules_models
-
-MODELS = (accounts_models, artifacts_models, jobs_models, schedules_models)
-"""Imported so that `db.metadata` knows every table."""
 
 LOCK_TIMEOUT = "5s"
 """A migration that cannot get its lock gives up instead of making every request queue up behind it."""

@@ -14,7 +14,9 @@ from flask_smorest import Api
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 import worker.tasks
+from service.accounts import models as accounts_models
 from service.artifacts import api as artifacts_api
+from service.artifacts import models as artifacts_models
 from service.celery_app import celery_init_app
 from service.config import Role, load_config
 from service.extensions import db, migrate
@@ -26,11 +28,16 @@ from service.http.problems import ProblemSchema, register_error_handlers
 from service.http.request_ids import give_request_ids
 from service.jobs import api as jobs_api
 from service.jobs import catalogue_api, history_api
+from service.jobs import models as jobs_models
 from service.jobs.ring import Bell
 from service.jobs.waiting import WaitingRoom
 from service.logging import configure_logging
+from service.schedules import models as schedules_models
 
 SERVICE_FOLDER = Path(__file__).parent
+MODELS = (accounts_models, artifacts_models, jobs_models, schedules_models)
+"""Every table, so that foreign keys find what they point to, whichever feature is used first."""
+
 BLUEPRINTS = (jobs_api.blp, history_api.blp, artifacts_api.blp, catalogue_api.blp)
 
 

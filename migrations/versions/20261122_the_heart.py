@@ -139,7 +139,8 @@ def upgrade() -> None:
             name=op.f("ck_jobs_finished_when_final"),
         ),
         sa.CheckConstraint(
-            "state IN ('cancelled', 'expired', 'failed', 'queued', 'retrying', 'running', 'scheduled', 'succeeded', 'waiting')",
+            "state IN ('cancelled', 'expired', 'failed', 'queued', 'retrying', 'running', "
+            "'scheduled', 'succeeded', 'waiting')",
             name=op.f("ck_jobs_state"),
         ),
         sa.CheckConstraint("attempt BETWEEN 0 AND max_attempts", name=op.f("ck_jobs_attempt_within_max")),

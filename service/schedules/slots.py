@@ -5,13 +5,14 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from zoneinfo import ZoneInfo
 
-from croniter import croniter
+from cronsim import CronSim
 
 
 def slots_after(moment: datetime, *, cron: str | None, every_seconds: int | None, timezone: str) -> Iterator[datetime]:
     """The slots later than `moment`, in order, in UTC.
 
-    A cron line is read on the wall clock of `timezone`; an interval counts from the Unix epoch, so that a schedule
+    A cron line is read on the wall clock of `timezone`, with Debian cron's rules for the days on which clocks change: a
+    daily slot happens once, hourly ones keep their pace. An interval counts from the Unix epoch, so that a schedule
     has the same slots whoever computes them and whenever it was started.
     """
     if every_seconds is not None:
@@ -20,9 +21,10 @@ def slots_after(moment: datetime, *, cron: str | None, every_seconds: int | None
         while True:
             yield slot
             slot += step
-    lines = croniter(cron, moment.astimezone(ZoneInfo(timezone)))
-    while True:
-        yield lines.get_next(datetime).astimezone(UTC)
+    if cron is None:
+        raise ValueError("A schedule has a cron line or an interval.")
+    for line in CronSim(cron, moment.astimezone(ZoneInfo(timezone))):
+        yield line.astimezone(UTC)
 
 
 def due_slots(

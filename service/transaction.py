@@ -8,18 +8,22 @@ import orjson
 from sqlalchemy.orm import Session
 
 from service.extensions import db
+from service.failpoints import failpoint
 
 
 @contextmanager
-def transaction() -> Iterator[Session]:
+def transaction(name: str = "transaction") -> Iterator[Session]:
     """A database transaction: committed at the end of the block, rolled back if the block raises.
 
-    Never call the network inside, nor hold it open while a handler runs.
+    `name` tells its failpoints, before and after the commit, from others'. Never call the network inside, nor hold it
+    open while a handler runs.
     """
     session: Session = db.session()
     try:
         yield session
+        failpoint(name, "before_commit")
         session.commit()
+        failpoint(name, "after_commit")
     except BaseException:
         session.rollback()
         raise

@@ -56,7 +56,7 @@ def cancel(tenant_id: UUID, job_id: UUID) -> tuple[RowMapping, CancelOutcome]:
     """
     parameters = {"id": job_id, "tenant_id": tenant_id}
     while True:
-        with transaction() as session:
+        with transaction("cancel") as session:
             if job := session.execute(CANCEL_IDLE, parameters).mappings().first():
                 return job, "cancelled"
             if job := session.execute(_REQUEST_CANCEL, parameters).mappings().first():

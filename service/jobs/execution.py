@@ -58,7 +58,7 @@ def claim(job_id: UUID, *, worker: str, lease_seconds: float, grace_seconds: flo
     lease is not renewed any more.
     """
     parameters = {"id": job_id, "worker": worker, "lease_seconds": lease_seconds, "grace_seconds": grace_seconds}
-    with transaction() as session:
+    with transaction("claim") as session:
         return session.execute(_CLAIM, parameters).mappings().first()
 
 
@@ -84,7 +84,7 @@ def renew(claim: Claim, *, lease_seconds: float, percent: float | None = None, m
         "percent": percent,
         "message": message,
     }
-    with transaction() as session:
+    with transaction("renew") as session:
         row = session.execute(_RENEW, parameters).first()
     if row is None:
         raise ClaimLost
@@ -163,7 +163,7 @@ def succeed(
     effects: Sequence[Callable[[Session], None]] = (),
 ) -> RowMapping:
     """Finish: the result, the artifacts and the registered effects commit together, once. Raises ClaimLost."""
-    with transaction() as session:
+    with transaction("succeed") as session:
         job = _end(session, _SUCCEED, claim, "succeeded", result=result)
         insert_artifacts(session, artifacts)
         for effect in effects:
@@ -177,19 +177,19 @@ def fail(claim: Claim, error: dict[str, Any], *, traceback: str | None, retry_af
     `error` is `{"type", "message"}`. Raises ClaimLost.
     """
     statement = _FAIL if retry_after is None else _RETRY
-    with transaction() as session:
+    with transaction("fail") as session:
         return _end(session, statement, claim, "failed", error=error, traceback=traceback, delay=retry_after)
 
 
 def stop_cancelled(claim: Claim) -> RowMapping:
     """End an attempt whose handler stopped because somebody asked to cancel. Raises ClaimLost."""
-    with transaction() as session:
+    with transaction("stop_cancelled") as session:
         return _end(session, _CANCEL, claim, "cancelled", error=CANCELLED_ERROR)
 
 
 def give_back(claim: Claim) -> RowMapping:
     """Put the job back in its queue at a shutdown; the attempt does not count. Raises ClaimLost."""
-    with transaction() as session:
+    with transaction("give_back") as session:
         return _end(session, _GIVE_BACK, claim, "given_back", error=GIVEN_BACK_ERROR)
 
 
@@ -202,7 +202,7 @@ def process_lost(
     """
     statement = _LOST if retry_after is None else _TIMED_OUT
     parameters = _parameters("lost" if retry_after is None else "failed", error=error, delay=retry_after)
-    with transaction() as session:
+    with transaction("process_lost") as session:
         return session.execute(statement, {**parameters, "id": job_id, "worker": worker}).mappings().first()
 
 

@@ -30,7 +30,7 @@ def rescue(*, at_most: int = 500) -> list[RowMapping]:
         "traceback": None,
         "delay_seconds": None,
     }
-    with transaction() as session:
+    with transaction("rescue") as session:
         return list(session.execute(_RESCUE, parameters).mappings())
 
 
@@ -56,5 +56,5 @@ _EXPIRE = text(
 
 def expire(*, at_most: int = 500) -> int:
     """End jobs that did not start before their `expires_at`; returns how many."""
-    with transaction() as session:
+    with transaction("expire") as session:
         return len(session.execute(_EXPIRE, {"at_most": at_most}).all())

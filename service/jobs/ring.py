@@ -9,6 +9,8 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from service.failpoints import failpoint
+
 log = logging.getLogger(__name__)
 
 RING_ERRORS = (OperationalError, RedisError, OSError)
@@ -42,6 +44,7 @@ class Bell:
         if not self.is_worth_trying:
             return False
         try:
+            failpoint("ring", "before", error=ConnectionResetError)
             self._celery.send_task(
                 job["type"],
                 task_id=str(job["id"]),
@@ -51,6 +54,7 @@ class Bell:
                 ignore_result=True,
                 retry=False,
             )
+            failpoint("ring", "after", error=ConnectionResetError)
         except RING_ERRORS as error:
             self._resting_until = time.monotonic() + self._rest_seconds
             self.failures += 1

@@ -55,7 +55,7 @@ def fire_due(*, at_most: int = 100) -> list[Fired]:
     """Fire the schedules whose slot was reached, one transaction each; returns what was fired."""
     fired: list[Fired] = []
     for _ in range(at_most):
-        with transaction() as session:
+        with transaction("fire") as session:
             schedule = session.execute(_DUE).mappings().first()
             if schedule is None:
                 break

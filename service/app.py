@@ -20,6 +20,7 @@ from service.artifacts import models as artifacts_models
 from service.celery_app import celery_init_app
 from service.config import Role, load_config
 from service.extensions import db, migrate
+from service.failpoints import arm
 from service.http import docs, health
 from service.http.headers import add_security_headers
 from service.http.identity import guard_requests
@@ -44,12 +45,13 @@ BLUEPRINTS = (jobs_api.blp, history_api.blp, artifacts_api.blp, catalogue_api.bl
 def create_app(config: Mapping[str, Any] | None = None, *, role: Role = "api") -> Flask:
     """The service for one role, with the given settings on top of the environment's. Raises BadSetting.
 
-    Nothing is shared between two apps of one process but the registry of job types.
+    Nothing is shared between two apps of one process but the registry of job types, and the failpoints of tests.
     """
     app = Flask("millrace", root_path=str(SERVICE_FOLDER), static_folder=None)
     load_config(app, role, config)
     if not app.testing:
         configure_logging(style=app.config["LOG_FORMAT"], level=app.config["LOG_LEVEL"])
+    arm(app.config["FAILPOINTS"])
     start_sentry(app)
     load_job_types()
     db.init_app(app)

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from flask import Flask
 
+from service.failpoints import BadFailpoint, parse
 from service.queues import Queue
 
 Role = Literal["api", "worker", "beat", "cli"]
@@ -78,6 +79,8 @@ class Defaults:
     LOG_LEVEL = "INFO"
     SENTRY_DSN = ""
     ENVIRONMENT = "production"
+    FAILPOINTS = ""
+    """Where the process dies, sleeps or stumbles, for tests of faults (`service/failpoints.py`). Never in production."""
     HEARTBEAT_FILE = ""
     """A file that worker and beat touch while they are healthy, for health checks of containers."""
 
@@ -139,6 +142,16 @@ def _check_values(config: Mapping[str, Any]) -> None:
         raise BadSetting(f"{ENV_PREFIX}_LOG_FORMAT must be json or text.")
     if config["DEBUG"] and config["ENVIRONMENT"] == "production":
         raise BadSetting("DEBUG is on in production. Unset it, or set MILLRACE_ENVIRONMENT=development.")
+    _check_failpoints(config)
+
+
+def _check_failpoints(config: Mapping[str, Any]) -> None:
+    if config["FAILPOINTS"] and config["ENVIRONMENT"] == "production":
+        raise BadSetting(f"{ENV_PREFIX}_FAILPOINTS makes processes die on purpose: unset it in production.")
+    try:
+        parse(config["FAILPOINTS"])
+    except BadFailpoint as error:
+        raise BadSetting(f"{ENV_PREFIX}_FAILPOINTS: {error}") from None
 
 
 def _kind(default: object) -> str:

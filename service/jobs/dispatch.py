@@ -42,7 +42,7 @@ _PROMOTE = text(
 
 def promote(*, at_most: int = 1000) -> int:
     """Queue the scheduled and retrying jobs whose `run_at` was reached; returns how many."""
-    with transaction() as session:
+    with transaction("promote") as session:
         return len(session.execute(_PROMOTE, {"at_most": at_most}).all())
 
 
@@ -154,7 +154,7 @@ def _ring_and_mark(bell: Bell, jobs: Sequence[RowMapping]) -> int:
             break
         rung.append(job["id"])
     if rung:
-        with transaction() as session:
+        with transaction("mark_rung") as session:
             session.execute(_MARK_RUNG, {"ids": rung})
     return len(rung)
 

@@ -94,7 +94,7 @@ def submit(
     no error: the dispatcher rings later.
     """
     job_type = check(new)
-    with transaction() as session:
+    with transaction("submit") as session:
         submitted = store(
             session, tenant_id, new, job_type, idempotency=idempotency, request_id=request_id, ring=bell.is_worth_trying
         )

@@ -3,9 +3,14 @@
 Every setting below can be given as an environment variable with the prefix `MILLRACE_`
 (`MILLRACE_DATABASE_URL=postgresql+psycopg://…`). Values are parsed as JSON where they are JSON, so `true`, `30` and
 `["a"]` have their types; what is not JSON is text.
+
+Whatever is secret can come from a file instead, so that it stands in no environment: `MILLRACE_DATABASE_URL_FILE=
+/run/secrets/database_url`. What the file holds is read as it would be from the variable, without the line break at
+its end; a setting that is text stays text, though it be all digits.
 """
 
 import copy
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -97,11 +102,37 @@ def load_config(app: Flask, role: Role, overrides: Mapping[str, Any] | None) -> 
     defaults = {name: copy.deepcopy(value) for name, value in vars(Defaults).items() if name.isupper()}
     app.config.from_mapping(defaults)
     app.config.from_prefixed_env(ENV_PREFIX)
+    app.config.from_mapping(_from_files(defaults))
     app.config.from_mapping(overrides or {})
     _check(app.config, defaults)
     app.config.update(_flask_sqlalchemy(app.config, role))
     app.config["CELERY"] = celery_settings(app.config, role)
     app.config["RATELIMIT_HEADERS_ENABLED"] = True
+
+
+def _from_files(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, default in defaults.items():
+        variable = f"{ENV_PREFIX}_{name}_FILE"
+        path = os.environ.get(variable)
+        if not path:
+            continue
+        if f"{ENV_PREFIX}_{name}" in os.environ:
+            raise BadSetting(f"{ENV_PREFIX}_{name} and {variable} are both set. Unset one of them.")
+        try:
+            text = Path(path).read_text().rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise BadSetting(f"{variable} names {path}, which cannot be read: {reason}.") from None
+        values[name] = text if isinstance(default, str) else _as_json(text)
+    return values
+
+
+def _as_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text  # as from_prefixed_env does; the check of its kind says what it should have been
 
 
 def _check(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:

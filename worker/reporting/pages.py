@@ -19,6 +19,7 @@ def _environment() -> Environment:
         "size": text.size,
         "number": text.number,
         "duration": text.duration,
+        "visible": text.visible,
     }
     return environment
 

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from service.jobs.activity import Percentiles
+from worker.reporting.log_scale import LogScale
 from worker.reporting.profile import Correlations, MissingPicture
+from worker.reporting.text import duration
 
 _DIGITS_FIT = 24
 """Up to so many columns a heat map's cells are wide enough for numbers."""
@@ -205,6 +208,51 @@ def stacked_columns(
         for place, word in ticks
     ]
     return _svg(width, height + 22, "Jobs over time", parts)
+
+
+def ranges(rows: Sequence[tuple[str, Percentiles]], *, label: str) -> Markup:
+    """A line per type on a logarithmic scale: a dot at the median, a bar to the 99th percentile, a mark at the 95th."""
+    if not rows:
+        return Markup()
+    scale = LogScale.over([point for _, points in rows for point in (points.p50, points.p95, points.p99)])
+    width, left, line = 860, 190, 26
+    height = len(rows) * line
+    parts = []
+    for place, word in scale.ticks():
+        x = left + place * (width - left - 28)
+        parts.append(
+            Markup(
+                '<line class="grid" x1="{0:.1f}" y1="0" x2="{0:.1f}" y2="{1}"/>'
+                '<text class="tick" x="{0:.1f}" y="{2}" text-anchor="middle">{3}</text>'
+            ).format(x, height, height + 15, word)
+        )
+    for row, (name, points) in enumerate(rows):
+        middle = row * line + line / 2
+        p50, p95, p99 = (left + scale.place(p) * (width - left - 28) for p in (points.p50, points.p95, points.p99))
+        hint = f"{name}: median {duration(points.p50)}, 95 % {duration(points.p95)}, 99 % {duration(points.p99)}"
+        parts.append(
+            Markup(
+                '<g><title>{}</title><text class="name" x="{}" y="{:.1f}" text-anchor="end">{}</text>'
+                '<rect class="range" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="8"/>'
+                '<line class="mark" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>'
+                '<circle class="point" cx="{:.1f}" cy="{:.1f}" r="5"/></g>'
+            ).format(
+                hint,
+                left - 14,
+                middle + 4,
+                shorten(name, 26),
+                p50,
+                middle - 4,
+                max(1.0, p99 - p50),
+                p95,
+                p95,
+                middle - 7,
+                middle + 7,
+                p50,
+                middle,
+            )
+        )
+    return _svg(width, height + 22, label, parts)
 
 
 def shorten(text: str, limit: int) -> str:

@@ -12,10 +12,17 @@ MAX_DELAY_SECONDS = 366 * 24 * 3600
 
 
 class Moment(fields.AwareDateTime):
-    """A timestamp, RFC 3339, in UTC on the way out."""
+    """A timestamp, RFC 3339, in UTC on the way out. Refuses one that is in no year from 1 to 9999 of UTC."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(format="iso", default_timezone=None, **kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> datetime:
+        moment: datetime = super()._deserialize(value, attr, data, **kwargs)
+        try:
+            return moment.astimezone(UTC)
+        except OverflowError:
+            raise self.make_error("invalid", input=value, obj_type=self.OBJ_TYPE) from None
 
     def _serialize(self, value: datetime | None, attr: str | None, obj: Any, **kwargs: Any) -> Any:
         if value is None:

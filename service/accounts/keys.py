@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +12,12 @@ from uuid import UUID
 
 from sqlalchemy import RowMapping, text
 
-from service.accounts.scopes import Scope
+from service.accounts.scopes import TENANT_SCOPES, Scope
 from service.ids import uuid7
 from service.transaction import reading, transaction
 
 KEY_START = "mr"
+_WELL_FORMED = re.compile(rf"{KEY_START}_([a-z2-7]+)_([a-z2-7]+)")
 _USED_AGAIN_AFTER_SECONDS = 60
 
 
@@ -28,8 +30,8 @@ class Principal:
     scopes: frozenset[str]
 
     def may(self, scope: Scope) -> bool:
-        """Whether the credential carries the right; `admin` carries all."""
-        return scope in self.scopes or Scope.ADMIN in self.scopes
+        """Whether the credential carries the right; `admin` carries all of its own tenant's, but is no operator."""
+        return scope in self.scopes or (Scope.ADMIN in self.scopes and scope is not Scope.OPERATOR)
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ _ADD = text(
 
 
 def create_key(
-    tenant: str, *, name: str = "default", scopes: Sequence[Scope] = tuple(Scope), expires_at: datetime | None = None
+    tenant: str, *, name: str = "default", scopes: Sequence[Scope] = TENANT_SCOPES, expires_at: datetime | None = None
 ) -> NewKey:
     """Make a key for the tenant, and the tenant if there is none of that name.
 
@@ -95,10 +97,10 @@ _USED = text("UPDATE api_keys SET last_used_at = clock_timestamp() WHERE id = :i
 
 def verify_key(key: str) -> Principal | None:
     """Who the key belongs to; None for a key that is malformed, unknown, expired or revoked."""
-    start, _, rest = key.partition("_")
-    prefix, _, secret = rest.partition("_")
-    if start != KEY_START or not prefix or not secret:
+    match = _WELL_FORMED.fullmatch(key)
+    if match is None:
         return None
+    prefix, secret = match.groups()
     with reading() as session:
         row = session.execute(_FIND, {"prefix": prefix, "seconds": _USED_AGAIN_AFTER_SECONDS}).first()
     if row is None or not hmac.compare_digest(bytes(row.secret_hash), _hash(secret)):

@@ -1,5 +1,6 @@
 """The artifacts endpoints: upload, look, download, delete."""
 
+import re
 from pathlib import Path
 from typing import IO, Any
 from uuid import UUID
@@ -60,16 +61,17 @@ class Artifacts(MethodView):
         request.max_content_length = limit + FORM_SLACK
         is_form = request.mimetype == "multipart/form-data"
         name, content_type, stream = _form_part() if is_form else _raw_body()
-        stored = _storage().write(iter(lambda: stream.read(CHUNK), b""), limit=limit)
+        storage = _storage()
         artifact = add_upload(
+            storage,
             NewArtifact(
                 id=uuid7(),
                 tenant_id=principal().tenant_id,
                 job_id=None,
                 name=name,
                 content_type=content_type,
-                stored=stored,
-            )
+                stored=storage.write(iter(lambda: stream.read(CHUNK), b""), limit=limit),
+            ),
         )
         shown = present(artifact)
         return shown, 201, {"Location": shown["links"]["self"]}
@@ -164,7 +166,7 @@ def _storage() -> ArtifactStorage:
 
 def _raw_body() -> tuple[str, str, IO[bytes]]:
     _, options = parse_options_header(request.headers.get("Content-Disposition", ""))
-    return _clean_name(options.get("filename")), request.mimetype or "application/octet-stream", request.stream
+    return _clean_name(options.get("filename")), _clean_type(request.mimetype), request.stream
 
 
 def _form_part() -> tuple[str, str, IO[bytes]]:
@@ -172,7 +174,7 @@ def _form_part() -> tuple[str, str, IO[bytes]]:
     if part is None:
         fault = {"pointer": "/file", "message": "The form has no part named file."}
         raise Problem(422, "invalid", "Send the file as the part `file` of the form.", errors=[fault])
-    return _clean_name(part.filename), part.mimetype or "application/octet-stream", part.stream
+    return _clean_name(part.filename), _clean_type(part.mimetype), part.stream
 
 
 def _clean_name(name: str | None) -> str:
@@ -180,3 +182,11 @@ def _clean_name(name: str | None) -> str:
     last = (name or "").replace("\\", "/").rpartition("/")[2]
     cleaned = "".join(character for character in last if character.isprintable()).strip()
     return cleaned[-200:] or "unnamed"
+
+
+_MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]{1,127}/[\w!#$&^.+-]{1,127}", re.ASCII)
+
+
+def _clean_type(content_type: str) -> str:
+    """The media type that the client gave (RFC 6838, 4.2); bytes of any kind where it gave none or no proper one."""
+    return content_type if _MEDIA_TYPE.fullmatch(content_type) else "application/octet-stream"

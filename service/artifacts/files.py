@@ -101,21 +101,27 @@ def artifacts_of_job(tenant_id: UUID, job_id: UUID) -> list[Artifact]:
     return found
 
 
-def add_upload(artifact: NewArtifact) -> Artifact:
-    """Write the row of an uploaded file: from here on the artifact exists."""
-    with transaction() as session:
-        insert_artifacts(session, [artifact])
+def add_upload(storage: ArtifactStorage, artifact: NewArtifact) -> Artifact:
+    """Write the row of an uploaded file: from here on the artifact exists. Without a row the file is not kept."""
+    try:
+        with transaction() as session:
+            insert_artifacts(session, [artifact])
+    except BaseException:
+        # Also where the commit's answer was lost: the client never learns this id, so nobody can ask for the file.
+        storage.delete(artifact.stored.key)
+        raise
     return get_artifact(artifact.tenant_id, artifact.id)
 
 
-# The guard stands in the statement: a job that was submitted a moment ago keeps its file.
+# The guard stands in the statement: a job that was submitted a moment ago keeps its file. Arguments are stored as they
+# were sent, so the id may stand under any name, at any depth, in either case and without its dashes.
 _DELETE = text(
     f"""
     DELETE FROM artifacts
      WHERE id = :id AND tenant_id = :tenant_id
        AND NOT EXISTS (SELECT FROM jobs
                         WHERE jobs.tenant_id = :tenant_id AND state IN ({UNFINISHED_SQL})
-                          AND args @> jsonb_build_object('artifact_id', CAST(:id AS text)))
+                          AND CAST(args AS text) ~* replace(CAST(:id AS text), '-', '-?'))
     RETURNING storage_key
     """  # noqa: S608 - only constants of ours are put in
 )

@@ -6,9 +6,10 @@ from typing import Any, NoReturn
 
 from flask import Request
 from flask_smorest import Blueprint
+from marshmallow import missing
 from webargs.flaskparser import FlaskParser
 
-from service.http.problems import Problem
+from service.http.problems import INVALID_REQUEST, Problem, pointers
 
 # Only bodies that have such an escape need the walk that looks for what PostgreSQL cannot hold.
 _SUSPECT = re.compile(rb"\\u(0000|[dD][89a-fA-F])")
@@ -110,10 +111,24 @@ class StrictParser(FlaskParser):
     DEFAULT_UNKNOWN_BY_LOCATION: dict[str, str | None] = {}  # noqa: RUF012 - as webargs declares it
 
     def load_json(self, req: Request, schema: Any) -> Any:
-        """The body as JSON. Raises Problem 415 for another content type, 400 for what is not strictly JSON."""
+        """The body as JSON; none where nothing was sent, and then the schema says what is missing.
+
+        Raises Problem 415 for another content type, 400 for what is not strictly JSON.
+        """
+        raw = req.get_data(cache=True)
+        if not raw:
+            return missing
         if not req.is_json:
             raise Problem(415, "unsupported-media-type", "Send the body as JSON, with Content-Type: application/json.")
-        return read_json(req.get_data(cache=True))
+        return read_json(raw)
+
+    def load_querystring(self, req: Request, schema: Any) -> Any:
+        """The query's parameters. Raises Problem 422 for a NUL character: no column can hold one."""
+        for name, value in req.args.items(multi=True):
+            if "\0" in name or "\0" in value:
+                faults = list(pointers({name.replace("\0", ""): ["A NUL character cannot be searched for."]}))
+                raise Problem(422, "invalid", INVALID_REQUEST, errors=faults)
+        return super().load_querystring(req, schema)
 
 
 class StrictBlueprint(Blueprint):  # type: ignore[misc] # flask-smorest ships no types

@@ -16,10 +16,12 @@ from werkzeug.wrappers import Response as BaseResponse
 from service.artifacts.storage import FileTooLarge
 from service.jobs.cancel import JobNotFound
 from service.jobs.submit import IdempotencyKeyReused, InvalidJob, UniqueKeyTaken
+from service.paging import BadCursor
 
 log = logging.getLogger(__name__)
 
 PROBLEM_JSON = "application/problem+json"
+INVALID_REQUEST = "The request is not valid; `errors` says where."
 
 
 class FieldErrorSchema(Schema):
@@ -99,6 +101,7 @@ def register_error_handlers(app: Flask) -> None:
     app.register_error_handler(UniqueKeyTaken, _unique_key_taken)
     app.register_error_handler(JobNotFound, _not_found)
     app.register_error_handler(FileTooLarge, _too_large)
+    app.register_error_handler(BadCursor, _bad_cursor)
     app.register_error_handler(SQLAlchemyError, _database_error)
     app.register_error_handler(InternalServerError, _crash)
 
@@ -119,6 +122,7 @@ KINDS = {
     412: "precondition-failed",
     413: "too-large",
     415: "unsupported-media-type",
+    416: "range-not-satisfiable",
     422: "invalid",
     428: "precondition-required",
     429: "too-many-requests",
@@ -136,7 +140,7 @@ def _http_error(error: HTTPException) -> BaseResponse:
     if messages:
         # webargs puts the location (json, query, …) on top; the pointer is about what is inside.
         errors = [fault for location in messages.values() for fault in pointers(location)]
-    detail = "The request is not valid; `errors` says where." if errors else (error.description or "")
+    detail = INVALID_REQUEST if errors else (error.description or "")
     if isinstance(error, RequestEntityTooLarge):
         detail = f"The request's body is larger than {request.max_content_length or 0:,} bytes."
     headers = {
@@ -169,6 +173,11 @@ def _too_large(error: FileTooLarge) -> Response:
     return problem_response(Problem(413, "too-large", str(error)))
 
 
+def _bad_cursor(_: BadCursor) -> Response:
+    fault = {"pointer": "/cursor", "message": "This is not a cursor of ours. Take it from next_cursor as it is."}
+    return problem_response(Problem(422, "invalid", INVALID_REQUEST, errors=[fault]))
+
+
 # Conditions that pass by themselves: the request may simply be repeated, with the same Idempotency-Key.
 _PASSING = (
     pg.LockNotAvailable,
@@ -176,12 +185,14 @@ _PASSING = (
     pg.SerializationFailure,
     pg.DeadlockDetected,
     pg.InsufficientResources,
+    pg.ReadOnlySqlTransaction,  # the old primary, for a moment during a failover
 )
 
 
 def _database_error(error: SQLAlchemyError) -> Response:
     original = error.orig if isinstance(error, DBAPIError) else None
-    if isinstance(error, OperationalError | PoolTimeout) or isinstance(original, _PASSING):
+    is_disconnected = isinstance(error, DBAPIError) and error.connection_invalidated
+    if isinstance(error, OperationalError | PoolTimeout) or isinstance(original, _PASSING) or is_disconnected:
         log.error("the database did not answer in time: %s", type(original or error).__name__)
         detail = "The database is not available at the moment. Repeat the request, with the same Idempotency-Key."
         return problem_response(Problem(503, "unavailable", detail, headers={"Retry-After": "2"}))

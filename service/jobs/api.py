@@ -107,8 +107,10 @@ class Job(MethodView):
         """
         job: Mapping[Any, Any] = owned_job(job_id)
         if query.get("wait"):
-            known_state = next((state_in_etag(tag) for tag in request.if_none_match.as_set()), None)
-            job = wait_until(job, lambda state: state in FINAL or state != (known_state or state), query["wait"])
+            tags = request.if_none_match.as_set(include_weak=True)
+            known_state = next((state_in_etag(tag) for tag in tags), None)
+            seconds = min(query["wait"], current_app.config["WAIT_MAX_SECONDS"])
+            job = wait_until(job, lambda state: state in FINAL or state != (known_state or state), seconds)
         return answer_job(job)
 
 
@@ -181,7 +183,8 @@ def answer_submitted(submitted: Submitted) -> tuple[dict[str, Any], int, dict[st
 
 def answer_job(job: Mapping[Any, Any]) -> Any:
     """The job with its headers, or 304 where the client has it already."""
-    if request.if_none_match.contains(etag_of(job)):
+    # If-None-Match compares weakly (RFC 9110, 13.1.2): a proxy that compresses makes our strong tags weak ones.
+    if request.if_none_match.contains_weak(etag_of(job)):
         response = Response(status=304)
         response.set_etag(etag_of(job))
         return response

@@ -73,17 +73,21 @@ class JobEvents(MethodView):
     @requires(Scope.JOBS_READ)
     @blp.arguments(EventsQuery, location="query")
     @blp.response(200, EventListSchema)
+    @blp.alt_response(204, description="`text/event-stream` only: the job has ended, and there is nothing left to send")
     def get(self, query: dict[str, Any], job_id: str) -> Any:
         """List a job's events, or follow them live with `Accept: text/event-stream`.
 
         The stream replays from `Last-Event-ID` (or `after`), sends `progress` between events, a comment every 15
-        seconds, and closes after the final event.
+        seconds, and closes after the final event. Who has seen that one is answered 204, which tells an EventSource
+        not to connect again.
         """
         job = owned_job(job_id)
         after = query["after"]
         if request.accept_mimetypes.best_match(["application/json", "text/event-stream"]) == "text/event-stream":
             sent = request.headers.get("Last-Event-ID", "")
             after = max(after, int(sent)) if sent.isdecimal() and len(sent) < 10 else after  # noqa: PLR2004 - int4
+            if State(job["state"]) in FINAL and after >= job["event_seq"]:
+                return Response(status=204)
             return _event_stream(job, after)
         with reading() as session:
             return {"items": list_events(session, job["tenant_id"], job["id"], after=after)}
@@ -110,6 +114,8 @@ def _follow(job: RowMapping, after: int) -> Iterator[str]:
             yield f"id: {after}\nevent: {event['name']}\ndata: {data}\n\n"
             if State(event["state"]) in FINAL:
                 return
+        if not events and known is not None and State(known.state) in FINAL:
+            return  # the client says that it has seen more than there is
         pulse = room.wait(job["id"], known, seconds=KEEP_ALIVE_SECONDS)
         if pulse is None or pulse == known:
             yield ": still here\n\n"

@@ -56,11 +56,11 @@ class WaitingRoom:
     def _attending(self, job_id: UUID) -> Iterator[None]:
         with self._changed:
             self._waiters[job_id] = self._waiters.get(job_id, 0) + 1
-            self._interval = POLL_SECONDS
-            if not self._is_polling:
-                self._is_polling = True
-                threading.Thread(target=self._poll, name="waiting-room", daemon=True).start()
             try:
+                self._interval = POLL_SECONDS
+                if not self._is_polling:
+                    threading.Thread(target=self._poll, name="waiting-room", daemon=True).start()
+                    self._is_polling = True  # only now: a thread that could not start must not be waited for
                 yield
             finally:
                 self._waiters[job_id] -= 1

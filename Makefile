@@ -50,9 +50,10 @@ env: .venv/dev.stamp ## Make .venv with everything, from the locked requirements
 
 .PHONY: lock
 lock: .venv/dev.stamp ## Lock the requirements again (ARGS=--upgrade takes the newest)
-	$(LOCK) --output-file requirements/runtime.txt
-	$(LOCK) --group build --extra embedded --constraint requirements/runtime.txt --output-file requirements/embedded.txt
-	$(LOCK) --group build --extra embedded --extra dev --constraint requirements/embedded.txt --output-file requirements/dev.txt
+	$(LOCK) pyproject.toml --output-file requirements/runtime.txt
+	$(LOCK) pyproject.toml --group build --extra embedded --constraint requirements/runtime.txt --output-file requirements/embedded.txt
+	$(LOCK) pyproject.toml --group build --extra embedded --extra dev --constraint requirements/embedded.txt --output-file requirements/dev.txt
+	$(LOCK) --group build --constraint requirements/embedded.txt --output-file requirements/build.txt
 
 .PHONY: clean
 clean: ## Remove what tools left behind; .venv and the data under var/ stay
@@ -102,7 +103,7 @@ check-audit: .venv/dev.stamp ## pip-audit: known vulnerabilities in what we ship
 	fi
 
 # Names no index, and resolves for every Python and platform that we support at once.
-LOCK = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links $(ARGS)
 
 # Two sets in one environment: `up` waits only for what it needs, `dev` holds all of it.

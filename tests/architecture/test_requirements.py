@@ -12,11 +12,14 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 
 RUNTIME = PROJECT["project"]["dependencies"]
-EMBEDDED = [*RUNTIME, *PROJECT["dependency-groups"]["build"], *EXTRAS["embedded"]]
+BUILD = PROJECT["dependency-groups"]["build"]
+EMBEDDED = [*RUNTIME, *BUILD, *EXTRAS["embedded"]]
 DEV = [*EMBEDDED, *EXTRAS["dev"]]
 
 
-@pytest.mark.parametrize(("lock", "declared"), [("runtime", RUNTIME), ("embedded", EMBEDDED), ("dev", DEV)])
+@pytest.mark.parametrize(
+    ("lock", "declared"), [("runtime", RUNTIME), ("build", BUILD), ("embedded", EMBEDDED), ("dev", DEV)]
+)
 def test_the_lock_holds_what_the_project_declares(lock: str, declared: list[str]) -> None:
     pins = _pins_of(lock)
 

@@ -31,7 +31,8 @@ folder_option = click.option(
 @click.option("--port", type=click.IntRange(1, 65535), help="Port of the API; by default 8000, or a free one.")
 @click.option("--no-demo", is_flag=True, help="Do not run the main job after the start.")
 @click.option("--detach", is_flag=True, help="Return when the stack is ready; `millrace down` stops it.")
-def up(folder: Path, port: int | None, *, no_demo: bool, detach: bool) -> None:
+@click.option("--quiet", is_flag=True, help="Only tell what happens: no main job, and no keys on the screen.")
+def up(folder: Path, port: int | None, *, no_demo: bool, detach: bool, quiet: bool) -> None:
     """Start the whole stack on this machine: PostgreSQL, Redis, API, workers, beat and Flower.
 
     Runs the main job once on real input, prints URLs, credentials and a curl line, and stays until Ctrl-C. A
@@ -52,12 +53,16 @@ def up(folder: Path, port: int | None, *, no_demo: bool, detach: bool) -> None:
                 folder,
                 console,
                 port=port,
-                demo=not no_demo,
+                demo=not (no_demo or quiet),
                 stay=True,
-                on_ready=lambda stack: print_summary(console, stack, data_folder, how_to_stop="Ctrl-C stops it all."),
+                on_ready=lambda stack: (
+                    None if quiet else print_summary(console, stack, data_folder, how_to_stop="Ctrl-C stops it all.")
+                ),
             )
             return
         stack = start_detached(folder, console, port=port)
+        if quiet:
+            return
         if not no_demo:
             try:
                 print_report(console, run_demo(stack, data_folder.reports, console, meanwhile=lambda: None))

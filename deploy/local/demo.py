@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +21,7 @@ JOB_TYPE = "table.report"
 JOB_SECONDS = 120.0
 POLL_SECONDS = 0.1
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled", "expired"})
-FIGURES_SHOWN = 6
+NOTES_SHOWN = 3
 
 
 class DemoFailure(Exception):
@@ -34,7 +34,7 @@ class DemoReport:
 
     job_id: str
     seconds: float
-    figures: dict[str, Any]
+    figures: list[str]
     files: list[Path]
 
 
@@ -81,10 +81,13 @@ def _follow(api: "_Api", job_id: str, console: Console, meanwhile: Callable[[], 
             job = api.call("GET", f"/jobs/{job_id}")
             state = str(job["state"])
             now = job.get("progress") or {}
-            percent = 100 if state == "succeeded" else now.get("percent") or 0
-            progress.update(bar, completed=percent, description=escape(now.get("message") or ""), state=state)
             if state in FINAL_STATES:
+                done = 100 if state == "succeeded" else now.get("percent", 0)
+                progress.update(bar, completed=done, description="", state=state)
                 return job
+            progress.update(
+                bar, completed=now.get("percent") or 0, description=escape(now.get("message") or ""), state=state
+            )
             if time.monotonic() > deadline:
                 raise DemoFailure(
                     f"The job {job_id} is still {state} after {JOB_SECONDS:.0f} s; see the workers' logs."
@@ -103,12 +106,10 @@ def _fetch_reports(api: "_Api", job_id: str, reports: Path) -> list[Path]:
     return files
 
 
-def key_figures(result: Any) -> dict[str, Any]:
-    """The plain numbers and words at the top of a job's result, at most six, for people."""
-    if not isinstance(result, dict):
-        return {}
-    plain = {name.replace("_", " "): value for name, value in result.items() if isinstance(value, (str, int, float))}
-    return dict(list(plain.items())[:FIGURES_SHOWN])
+def key_figures(result: Mapping[str, Any]) -> list[str]:
+    """What the report found, in a few lines: the table's size, and the report's own notes on it."""
+    size = f"{result['rows']} rows, {result['columns']} columns, {result['missing_cells']} missing values"
+    return [size, *(str(note["text"]) for note in result["notes"][:NOTES_SHOWN])]
 
 
 class _Api:

@@ -37,8 +37,10 @@ class DataFolder:
         """The folder with its subfolders, made if need be. Raises StartFailure when it cannot be written."""
         folder = cls(path.absolute())
         try:
-            for subfolder in (folder.path, folder.logs, folder.reports, folder.cache):
-                subfolder.mkdir(parents=True, exist_ok=True)
+            # Others may pass through (the servers' user has to) but not look around.
+            folder.path.mkdir(mode=0o711, parents=True, exist_ok=True)
+            for subfolder in (folder.logs, folder.reports, folder.cache):
+                subfolder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise StartFailure(
                 f"Cannot write the data folder {folder.path}: {error.strerror}. Choose another one with --dir."

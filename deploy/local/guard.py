@@ -40,10 +40,12 @@ def main() -> int:
     if LINUX:
         _prctl(PR_SET_CHILD_SUBREAPER, 1)
     try:
-        child = _start(options)
+        # Kept for as long as we run: a Popen that is thrown away collects the child's status, which `_reap` waits for.
+        process = _start(options)
     except (OSError, subprocess.SubprocessError) as error:
         os.write(options.report_fd, f"error {error}\n".encode())
         return 127
+    child = process.pid
     os.write(options.report_fd, f"pid {child}\n".encode())
     os.close(options.report_fd)
 
@@ -81,7 +83,7 @@ def _prctl(option: int, value: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
-def _start(options: argparse.Namespace) -> int:
+def _start(options: argparse.Namespace) -> subprocess.Popen[bytes]:
     def before_exec() -> None:
         for restored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(restored, signal.SIG_DFL)
@@ -89,7 +91,7 @@ def _start(options: argparse.Namespace) -> int:
             # Should the guard itself be killed, the command goes with it. Set after the change of user: that clears it.
             _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
-    process = subprocess.Popen(  # noqa: S603  # the owner's own command, no shell
+    return subprocess.Popen(  # noqa: S603  # the owner's own command, no shell
         options.command,
         stdin=subprocess.DEVNULL,
         cwd=options.cwd,
@@ -99,7 +101,6 @@ def _start(options: argparse.Namespace) -> int:
         start_new_session=True,
         preexec_fn=before_exec,  # noqa: PLW1509  # this program has one thread
     )
-    return process.pid
 
 
 def _serve(child: int, *, orders: int, wake_up: int, options: argparse.Namespace) -> int:

@@ -11,6 +11,8 @@ from service.queues import Queue
 
 MILLRACE = (sys.executable, "-c", "from service.cli import main; main()")
 """The `millrace` command with this very Python, whether or not its script is on PATH."""
+MILLRACE_UP = (sys.executable, "-c", "from deploy.local.commands import up; up()")
+"""`millrace up` alone: it need not load the service."""
 API_WORKERS = 2
 MOST_WORKER_PROCESSES = 4
 SHUTDOWN_GRACE_SECONDS = 5
@@ -90,6 +92,8 @@ def flower(port: int, folder: Path, *, user: str, password: str) -> Role:
         (sys.executable, "-m", "celery", "-A", "worker.app", "flower"),
         is_ready=lambda: answers(f"http://127.0.0.1:{port}/flower/healthcheck"),
         environment={f"FLOWER_{name}": str(value) for name, value in settings.items()},
+        # It saves what it knows every few seconds; threads that wait for an answer of a worker may hold up its end.
+        stop_grace_seconds=2.0,
     )
 
 

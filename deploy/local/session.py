@@ -12,7 +12,7 @@ from rich.console import Console
 from deploy.local.demo import DemoFailure, run_demo
 from deploy.local.folder import DataFolder, FolderLock, process_exists, stack_process
 from deploy.local.guarded import StartFailure
-from deploy.local.roles import MILLRACE
+from deploy.local.roles import MILLRACE_UP
 from deploy.local.stack import LocalStack, Stack
 from deploy.local.summary import print_report
 from deploy.local.supervisor import StopRequested, Supervisor, stop_on_signals, tail
@@ -90,15 +90,17 @@ def _demonstrate(
 
 
 def start_detached(path: Path, console: Console, *, port: int | None) -> Stack:
-    """Start a stack that goes on without us, in a session of its own; returns when it is ready.
+    """Start a stack that goes on without us, in a session of its own; returns when it is ready, main job not run.
 
     Raises StartFailure with what it said when it did not get that far, StopRequested when we are stopped meanwhile.
     """
     folder = DataFolder.make(path)
     log = folder.logs / "supervisor.log"
-    command = [*MILLRACE, "up", "--no-demo", "--dir", str(folder.path)]
+    command = [*MILLRACE_UP, "--quiet", "--dir", str(folder.path)]
     if port is not None:
         command += ["--port", str(port)]
+    log.unlink(missing_ok=True)
+    log.touch(mode=0o600)
     with stop_on_signals(), log.open("wb") as output, console.status("Starting the stack in the background"):
         process = subprocess.Popen(  # noqa: S603  # our own command
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True

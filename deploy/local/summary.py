@@ -36,23 +36,17 @@ def print_summary(console: Console, stack: Stack, folder: DataFolder, *, how_to_
 
 
 def curl_line(stack: Stack) -> str:
-    """A line for the shell: submits a job, follows its `Location`, and waits there up to 20 s for the result."""
-    url = urlsplit(stack.api_url)
-    authorization = shlex.quote(f"Authorization: Bearer {stack.api_key}")
-    submit = (
-        f"curl -sS -o /dev/null -D - -H {authorization} -H 'Content-Type: application/json' "
-        f"-d {shlex.quote(EXAMPLE_JOB)} {stack.api_url}/jobs"
-    )
-    # A Location may be a path alone or a whole URL: what is left of it after the host is the same.
-    location = r"sed -n 's|^[Ll]ocation: *\(https*://[^/]*\)\{0,1\}\([^[:space:]]*\).*|\2|p'"
-    return f'curl -sS -H {authorization} "{url.scheme}://{url.netloc}$({submit} | {location})?wait=20"'
+    """A line for the shell: submits a job and waits up to 20 s for it to finish, so that its answer has the result."""
+    headers = (f"Authorization: Bearer {stack.api_key}", "Content-Type: application/json", "Prefer: wait=20")
+    options = " ".join(f"-H {shlex.quote(header)}" for header in headers)
+    return f"curl -sS {options} -d {shlex.quote(EXAMPLE_JOB)} {stack.api_url}/jobs"
 
 
 def print_report(console: Console, report: DemoReport) -> None:
     """Key figures of the main job's result and where its reports are."""
     console.print(f"The job {report.job_id} succeeded after {report.seconds:.1f} s.", highlight=False)
-    for name, value in report.figures.items():
-        console.print(f"  {name:<20} {value}", markup=False, highlight=False)
+    for figure in report.figures:
+        console.print(f"  {figure}", markup=False, highlight=False)
     for file in report.files:
         console.print(f"  open {file}", markup=False, highlight=False, soft_wrap=True)
 

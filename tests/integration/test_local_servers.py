@@ -2,13 +2,10 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -19,26 +16,18 @@ import redis
 from deploy.local.engine_record import EngineRecord
 from deploy.local.guarded import GuardedProcess, StartFailure
 from deploy.local.servers import PostgresServer, RedisServer
+from tests.support.folders import server_folder
+from tests.support.waiting import wait_for
 
 GONE_SECONDS = 5.0
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    # Not tmp_path: its parents are closed to the user that the servers run as when the tests run as root.
-    made = Path(tempfile.mkdtemp(prefix="millrace-test-"))
-    made.chmod(0o755)
-    yield made
-    shutil.rmtree(made)
-
-
-def eventually(condition: Callable[[], bool], *, seconds: float = GONE_SECONDS) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return condition()
+    with server_folder() as below:
+        # The servers run as another user when the tests run as root, who has to pass through.
+        below.mkdir(mode=0o755)
+        yield below
 
 
 def is_gone(pid: int) -> bool:
@@ -220,7 +209,7 @@ def test_servers_end_when_their_owner_is_killed(folder: Path) -> None:
         assert below
         owner.kill()
 
-        assert eventually(lambda: all(map(is_gone, [*pids, *below])))
+        wait_for(lambda: all(map(is_gone, [*pids, *below])), seconds=GONE_SECONDS, what="the end of all processes")
 
 
 STUBBORN = """
@@ -240,7 +229,7 @@ def stubborn(folder: Path) -> Iterator[tuple[GuardedProcess, list[int]]]:
     """A guarded command that ignores SIGTERM, and two descendants of it in sessions of their own."""
     report = folder / "pids"
     process = GuardedProcess.start([sys.executable, "-c", STUBBORN, str(report)], output=subprocess.DEVNULL)
-    assert eventually(report.exists)
+    wait_for(report.exists, what="the report of the process ids")
     yield process, [process.pid, *map(int, report.read_text().split())]
     process.kill_everything()
 
@@ -278,7 +267,7 @@ def test_the_command_ends_even_when_its_guard_is_killed(folder: Path) -> None:
 
     os.kill(server.process.guard_pid, signal.SIGKILL)
 
-    assert eventually(lambda: is_gone(server.pid))
+    wait_for(lambda: is_gone(server.pid), seconds=GONE_SECONDS, what="the end of the server")
     assert server.process.wait(GONE_SECONDS) == -signal.SIGKILL
 
 
@@ -299,3 +288,10 @@ def test_a_guard_holds_a_descriptor_until_nothing_is_left() -> None:
 def test_a_command_that_is_not_there_fails_at_once() -> None:
     with pytest.raises(StartFailure, match="/no/such/program"):
         GuardedProcess.start(["/no/such/program"], output=subprocess.DEVNULL)
+
+
+def test_a_command_that_ends_at_once_is_seen_to_end() -> None:
+    for _ in range(20):
+        process = GuardedProcess.start(["/bin/sh", "-c", "exit 3"], output=subprocess.DEVNULL)
+
+        assert process.wait(GONE_SECONDS) == 3

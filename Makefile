@@ -40,6 +40,15 @@ test: .venv/dev.stamp ## Run the tests on real servers that they start themselve
 .PHONY: check
 check: check-style check-types check-layers check-openapi check-security check-audit ## Run everything that reads the code
 
+.PHONY: bench
+bench: .venv/bench.stamp ## Measure Millrace beside its peers in some minutes, on a quiet machine (ARGS="--only submit")
+	$(BIN)/python -m tests.performance.run --quick $(ARGS)
+
+.PHONY: bench-full
+bench-full: .venv/bench.stamp ## The same at length and with 1,000,000 jobs; writes docs/performance.md
+	$(BIN)/python -m tests.performance.run --full $(ARGS)
+	$(BIN)/python -m tests.performance.report
+
 .PHONY: format
 format: .venv/dev.stamp ## Put the code into the house's form
 	$(BIN)/ruff check --fix-only --quiet .
@@ -53,6 +62,7 @@ lock: .venv/dev.stamp ## Lock the requirements again (ARGS=--upgrade takes the n
 	$(LOCK) pyproject.toml --output-file requirements/runtime.txt
 	$(LOCK) pyproject.toml --group build --extra embedded --constraint requirements/runtime.txt --output-file requirements/embedded.txt
 	$(LOCK) pyproject.toml --group build --extra embedded --extra dev --constraint requirements/embedded.txt --output-file requirements/dev.txt
+	$(LOCK) pyproject.toml --group build --extra embedded --extra bench --constraint requirements/dev.txt --output-file requirements/bench.txt
 	$(LOCK) --group build --constraint requirements/embedded.txt --output-file requirements/build.txt
 
 .PHONY: clean
@@ -109,6 +119,11 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generat
 # Two sets in one environment: `up` waits only for what it needs, `dev` holds all of it.
 .venv/dev.stamp: requirements/dev.txt pyproject.toml
 	$(call install,dev)
+	@touch .venv/embedded.stamp $@
+
+# The peers, on top of either: they change no version of it.
+.venv/bench.stamp: requirements/bench.txt pyproject.toml
+	$(call install,bench)
 	@touch .venv/embedded.stamp $@
 
 .venv/embedded.stamp: requirements/embedded.txt pyproject.toml

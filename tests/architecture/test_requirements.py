@@ -15,10 +15,12 @@ RUNTIME = PROJECT["project"]["dependencies"]
 BUILD = PROJECT["dependency-groups"]["build"]
 EMBEDDED = [*RUNTIME, *BUILD, *EXTRAS["embedded"]]
 DEV = [*EMBEDDED, *EXTRAS["dev"]]
+BENCH = [*EMBEDDED, *EXTRAS["bench"]]
 
 
 @pytest.mark.parametrize(
-    ("lock", "declared"), [("runtime", RUNTIME), ("build", BUILD), ("embedded", EMBEDDED), ("dev", DEV)]
+    ("lock", "declared"),
+    [("runtime", RUNTIME), ("build", BUILD), ("embedded", EMBEDDED), ("dev", DEV), ("bench", BENCH)],
 )
 def test_the_lock_holds_what_the_project_declares(lock: str, declared: list[str]) -> None:
     pins = _pins_of(lock)

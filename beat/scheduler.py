@@ -17,7 +17,7 @@ from beat.timetable import TIMETABLE
 from service.artifacts.storage import ArtifactStorage
 from service.celery_app import flask_app_of
 from service.clock_lease import acquire_clock, release_clock
-from service.jobs.dispatch import dispatch, promote
+from service.jobs.dispatch import Dispatcher, promote
 from service.jobs.prune import prune
 from service.jobs.rescue import expire, rescue
 from service.jobs.ring import Bell
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 HOUSEKEEPING_SECONDS = 60.0
 PRUNE_ROUNDS = 20
+BUSY_TICK_SECONDS = 0.05
+"""Between two rounds while there was something to ring: the window must not run empty under a backlog."""
 
 
 class ClockScheduler(Scheduler):  # type: ignore[misc] # celery ships no types
@@ -38,8 +40,14 @@ class ClockScheduler(Scheduler):  # type: ignore[misc] # celery ships no types
         self._flask_app = flask_app_of(self.app)
         self._config = self._flask_app.config
         self._holder = f"{socket.gethostname()}:{os.getpid()}"
-        self._bell = Bell(self.app, hard_timeout_grace=self._config["HARD_TIMEOUT_GRACE"])
+        self._dispatcher = Dispatcher(
+            self.app,
+            Bell(self.app, hard_timeout_grace=self._config["HARD_TIMEOUT_GRACE"]),
+            window=self._config["DISPATCH_WINDOW"],
+            ring_again_seconds=self._config["RING_AGAIN_SECONDS"],
+        )
         self._leads = False
+        self._is_busy = False
         self._housekeeping_due = 0.0
 
     def setup_schedule(self) -> None:
@@ -55,7 +63,7 @@ class ClockScheduler(Scheduler):  # type: ignore[misc] # celery ships no types
                 log.error("the clock's round failed, next try in a second: %s", type(error).__name__)  # noqa: TRY400
                 return 1.0
         self._touch_heartbeat()
-        return float(self._config["CLOCK_TICK_SECONDS"])
+        return BUSY_TICK_SECONDS if self._is_busy else float(self._config["CLOCK_TICK_SECONDS"])
 
     def close(self) -> None:
         """Stop: let another beat take over at once."""
@@ -78,12 +86,8 @@ class ClockScheduler(Scheduler):  # type: ignore[misc] # celery ships no types
         expire()
         rescue()
         promote()
-        dispatch(
-            self.app,
-            self._bell,
-            window=self._config["DISPATCH_WINDOW"],
-            ring_again_seconds=self._config["RING_AGAIN_SECONDS"],
-        )
+        done = self._dispatcher.round()
+        self._is_busy = any(queue.rung for queue in done.values())
         if time.monotonic() >= self._housekeeping_due:
             self._housekeeping_due = time.monotonic() + HOUSEKEEPING_SECONDS
             self._housekeeping()

@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,9 +11,10 @@ import click
 
 from deploy.local.commands import demo, down, status, up
 from service.accounts.keys import create_key, list_keys, revoke_key
-from service.accounts.scopes import Scope
+from service.accounts.scopes import TENANT_SCOPES, Scope
 from service.app import create_app
 from service.config import BadSetting
+from service.jobs.rules import Kind, Rate, UnknownTarget, limit, list_rules, pause, resume
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -36,7 +39,7 @@ def key() -> None:
     "scopes",
     multiple=True,
     type=click.Choice([scope.value for scope in Scope]),
-    help="What the key may do; repeat for several. All, if none is given.",
+    help="What the key may do; repeat for several. Everything of the tenant, if none is given.",
 )
 @click.option("--days", type=click.IntRange(1), help="Expires after so many days; never, if not given.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
@@ -45,7 +48,7 @@ def create(tenant: str, name: str, scopes: tuple[str, ...], days: int | None, *,
     expires_at = datetime.now(UTC) + timedelta(days=days) if days else None
     with create_app(role="cli").app_context():
         made = create_key(
-            tenant, name=name, scopes=[Scope(scope) for scope in scopes] or tuple(Scope), expires_at=expires_at
+            tenant, name=name, scopes=[Scope(scope) for scope in scopes] or TENANT_SCOPES, expires_at=expires_at
         )
     if as_json:
         click.echo(
@@ -76,6 +79,71 @@ def revoke(prefix: str) -> None:
         if not revoke_key(prefix.removeprefix("mr_").partition("_")[0]):
             raise click.ClickException("There is no active key with this prefix. See: millrace key list --tenant NAME")
     click.echo("Revoked.")
+
+
+@cli.group()
+def rule() -> None:
+    """Steer what starts: pause queues and job types, limit how many run at a time and how often one starts."""
+
+
+TARGET = (click.argument("kind", type=click.Choice(["queue", "type"])), click.argument("name"))
+
+
+def with_target(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the arguments KIND and NAME."""
+    for argument in reversed(TARGET):
+        command = argument(command)
+    return command
+
+
+@contextmanager
+def steering() -> Iterator[None]:
+    """An app context; an unknown queue or type becomes one clear line."""
+    with create_app(role="cli").app_context():
+        try:
+            yield
+        except UnknownTarget as error:
+            raise click.ClickException(f"There is no queue or job type {error}.") from None
+
+
+@rule.command("list")
+def list_rules_() -> None:
+    """List the rules that are in force."""
+    with steering():
+        for found in list_rules():
+            parts = ["paused"] if found["paused_at"] else []
+            parts += [f"at most {found['max_running']} at a time"] if found["max_running"] else []
+            parts += [f"at most {found['rate_count']} per {found['rate_seconds']:g} s"] if found["rate_count"] else []
+            if parts:
+                click.echo(f"{found['kind']} {found['name']}: {', '.join(parts)}")
+
+
+@rule.command("pause")
+@with_target
+def pause_(kind: Kind, name: str) -> None:
+    """Start no more jobs of it until it is resumed; running ones go on."""
+    with steering():
+        pause(kind, name)
+
+
+@rule.command("resume")
+@with_target
+def resume_(kind: Kind, name: str) -> None:
+    """Start jobs of it again."""
+    with steering():
+        resume(kind, name)
+
+
+@rule.command("limit")
+@with_target
+@click.option("--max-running", type=click.IntRange(1), help="Most jobs at a time, over all workers; none: no bound.")
+@click.option("--rate", nargs=2, type=(click.IntRange(1), click.FloatRange(0, min_open=True)), help="COUNT SECONDS")
+def limit_(kind: Kind, name: str, max_running: int | None, rate: tuple[int, float] | None) -> None:
+    """Set the limits of a queue or a job type; what is not given is lifted. A rate is for job types only."""
+    if rate and kind == "queue":
+        raise click.UsageError("A rate is for job types only.")
+    with steering():
+        limit(kind, name, max_running=max_running, rate=Rate(*rate) if rate else None)
 
 
 @cli.group()

@@ -25,6 +25,7 @@ from service.artifacts.storage import ArtifactStorage
 from service.celery_app import FlaskTask, flask_app_of
 from service.extensions import db
 from service.jobs.execution import Claim, ClaimLost, claim, fail, give_back, stop_cancelled, succeed
+from service.jobs.limits import Limits
 from service.jobs.retry import backoff_seconds
 from service.jobs.types import Handler, JobType, RetryPolicy, registry
 from service.queues import Queue
@@ -95,6 +96,7 @@ class JobTask(FlaskTask):
                 worker=worker_name(os.getpid()),
                 lease_seconds=app.config["LEASE_SECONDS"],
                 grace_seconds=app.config["HARD_TIMEOUT_GRACE"],
+                limits=Limits.of(registry.get(self.name)),
             )
         except SQLAlchemyError as error:
             # The job stays queued (or its lease runs out, had the claim been committed): it is rung again.
@@ -254,12 +256,17 @@ def job(
     retry_backoff: int = 1,
     retry_backoff_max: int = 600,
     retry_jitter: bool = True,
+    max_running: int | None = None,
+    max_running_per_key: int = 1,
+    rate: tuple[int, float] | None = None,
     example: Mapping[str, Any] | None = None,
 ) -> Callable[[Handler], Handler]:
     """Register the decorated function as the handler of job type `name`, and return it unchanged.
 
     Times in seconds. `timeout` bounds one attempt. The first wait between attempts is `retry_backoff`, doubling up to
     `retry_backoff_max`. Exceptions outside `autoretry_for`, and PermanentFailure always, end the job as failed.
+    `max_running`, `max_running_per_key` and `rate` (count, seconds) bound how many run at a time and how often one
+    starts, over all workers.
     """
 
     def register(handler: Handler) -> Handler:
@@ -280,6 +287,9 @@ def job(
                 max_attempts=max_attempts,
                 retry=policy,
                 description=inspect.getdoc(handler) or "",
+                max_running=max_running,
+                max_running_per_key=max_running_per_key,
+                rate=rate,
                 example=example or {},
             )
         )

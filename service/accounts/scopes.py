@@ -11,7 +11,10 @@ class Scope(StrEnum):
     ARTIFACTS_READ = "artifacts:read"
     ARTIFACTS_WRITE = "artifacts:write"
     ADMIN = "admin"
-    """Everything of the tenant, tracebacks and steering of queues included."""
+    """Everything of the tenant, tracebacks included."""
+    OPERATOR = "operator"
+    """Steers what all tenants share: pauses queues and job types, reads the integrity report."""
 
 
-ALL_SCOPES = tuple(Scope)
+TENANT_SCOPES = tuple(scope for scope in Scope if scope is not Scope.OPERATOR)
+"""What a tenant's own key gets where nothing else was asked for."""

@@ -14,7 +14,9 @@ from celery import Celery
 from kombu.exceptions import ChannelError
 from sqlalchemy import RowMapping, text
 
+from service.jobs.lanes import START, next_to_ring, room_in
 from service.jobs.ring import RING_ERRORS, Bell
+from service.jobs.rules import all_rules
 from service.queues import Queue
 from service.transaction import transaction
 
@@ -54,45 +56,55 @@ class Dispatched:
     rung_again: int
 
 
-def dispatch(celery: Celery, bell: Bell, *, window: int, ring_again_seconds: float) -> dict[Queue, Dispatched]:
-    """One round over every queue. Stops early, without an error, when the broker does not answer."""
-    done: dict[Queue, Dispatched] = {}
-    for queue in Queue:
-        depth = _broker_depth(celery, queue)
-        if depth is None:
-            break
-        done[queue] = _dispatch_queue(bell, queue, depth, window=window, ring_again_seconds=ring_again_seconds)
-    return done
+class Dispatcher:
+    """Rings jobs, round by round. Remembers between rounds only where its walk over the lanes goes on."""
 
+    def __init__(self, celery: Celery, bell: Bell, *, window: int, ring_again_seconds: float) -> None:
+        self._celery = celery
+        self._bell = bell
+        self._window = window
+        self._ring_again_seconds = ring_again_seconds
+        self._positions = dict.fromkeys(Queue, START)
 
-def _dispatch_queue(bell: Bell, queue: Queue, depth: int, *, window: int, ring_again_seconds: float) -> Dispatched:
-    with transaction() as session:
-        counts = session.execute(_COUNT_RUNG, {"queue": queue, "settle_seconds": SETTLE_SECONDS}).one()
-        lost = (
-            session.execute(
-                _RUNG_LONG_AGO,
-                {
-                    "queue": queue,
-                    "settle_seconds": SETTLE_SECONDS,
-                    "missing": max(counts.settled - depth, 0),
-                    "ring_again_seconds": ring_again_seconds,
-                    "at_most": window,
-                },
+    def round(self) -> dict[Queue, Dispatched]:
+        """One round over every queue. Stops early, without an error, when the broker does not answer."""
+        done: dict[Queue, Dispatched] = {}
+        for queue in Queue:
+            depth = _broker_depth(self._celery, queue)
+            if depth is None:
+                break
+            done[queue] = self._dispatch(queue, depth)
+        return done
+
+    def _dispatch(self, queue: Queue, depth: int) -> Dispatched:
+        with transaction() as session:
+            counts = session.execute(_COUNT_RUNG, {"queue": queue, "settle_seconds": SETTLE_SECONDS}).one()
+            lost = (
+                session.execute(
+                    _RUNG_LONG_AGO,
+                    {
+                        "queue": queue,
+                        "settle_seconds": SETTLE_SECONDS,
+                        "missing": max(counts.settled - depth, 0),
+                        "ring_again_seconds": self._ring_again_seconds,
+                        "at_most": self._window,
+                    },
+                )
+                .mappings()
+                .all()
             )
-            .mappings()
-            .all()
-        )
-        fresh = session.execute(_NEXT_TO_RING, {"queue": queue, "room": max(window - counts.rung, 0)}).mappings().all()
-    rung_again = _ring_and_mark(bell, lost)
-    rung = _ring_and_mark(bell, fresh)
-    if rung_again:
-        log.warning("queue %s: rang %d jobs again that nobody had claimed", queue, rung_again)
-    # Direct rings from the API stop while there is a backlog that must be rung in order first.
-    with transaction() as session:
-        session.execute(
-            _SET_RING_DIRECTLY, {"queue": queue, "ring_directly": len(fresh) + counts.rung < max(window // 2, 1)}
-        )
-    return Dispatched(rung=rung, rung_again=rung_again)
+            window_room = max(self._window - counts.rung, 0)
+            room = room_in(session, queue, all_rules(session), window_room=window_room)
+            fresh, self._positions[queue] = next_to_ring(session, queue, room, after=self._positions[queue])
+        rung_again = _ring_and_mark(self._bell, lost)
+        rung = _ring_and_mark(self._bell, fresh)
+        if rung_again:
+            log.warning("queue %s: rang %d jobs again that nobody had claimed", queue, rung_again)
+        # Direct rings from the API stop while there is a backlog that must be rung in order first.
+        with transaction() as session:
+            ring_directly = len(fresh) + counts.rung < max(self._window // 2, 1)
+            session.execute(_SET_RING_DIRECTLY, {"queue": queue, "ring_directly": ring_directly})
+        return Dispatched(rung=rung, rung_again=rung_again)
 
 
 _COUNT_RUNG = text(
@@ -118,14 +130,6 @@ _RUNG_LONG_AGO = text(
         AND rung_at < clock_timestamp()
             - make_interval(secs => :ring_again_seconds * 2.0 ^ LEAST(GREATEST(ring_count - 1, 0), 10))
       ORDER BY rung_at LIMIT :at_most)
-    """
-)
-
-_NEXT_TO_RING = text(
-    """
-    SELECT id, type, queue, timeout_seconds FROM jobs
-     WHERE queue = :queue AND state = 'queued' AND rung_at IS NULL
-     ORDER BY priority DESC, id LIMIT :room
     """
 )
 

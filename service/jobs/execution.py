@@ -9,6 +9,7 @@ from sqlalchemy import RowMapping, text
 from sqlalchemy.orm import Session
 
 from service.artifacts.files import NewArtifact, insert_artifacts
+from service.jobs.limits import UNDECLARED, UNLIMITED, WITHIN_LIMITS, Limits, limit_parameters, lock_lanes, unring
 from service.jobs.queries import JOB_COLUMNS
 from service.transaction import to_jsonb, transaction
 
@@ -27,8 +28,7 @@ class ClaimLost(Exception):
 
 # Closes the race between two deliveries of the same ring (one finds `queued`, the other does not), between a claim and
 # a cancel or an expiry, and refuses what was rung too early. The new token fences off every earlier attempt.
-_CLAIM = text(
-    f"""
+_CLAIM = """
     WITH job AS (
         UPDATE jobs
            SET state = 'running', token = token + 1, attempt = attempt + 1, worker = :worker,
@@ -38,7 +38,8 @@ _CLAIM = text(
                rung_at = NULL, ring_count = 0, event_seq = event_seq + 1
          WHERE id = :id AND state = 'queued' AND run_at <= clock_timestamp() AND attempt < max_attempts
            AND (expires_at IS NULL OR expires_at > clock_timestamp())
-        RETURNING {JOB_COLUMNS}
+           AND {within_limits}
+        RETURNING {columns}
     ), attempt AS (
         INSERT INTO job_attempts (job_id, token, tenant_id, attempt, worker, started_at)
         SELECT id, token, tenant_id, attempt, :worker, started_at FROM job
@@ -47,19 +48,36 @@ _CLAIM = text(
         SELECT id, event_seq, tenant_id, started_at, state, 'started', jsonb_build_object('attempt', attempt) FROM job
     )
     SELECT * FROM job
-    """  # noqa: S608 - only constants of ours are put in
-)
+    """
+_CLAIM_UNLIMITED = text(_CLAIM.format(columns=JOB_COLUMNS, within_limits=UNLIMITED))
+_CLAIM_LIMITED = text(_CLAIM.format(columns=JOB_COLUMNS, within_limits=WITHIN_LIMITS))
 
 
-def claim(job_id: UUID, *, worker: str, lease_seconds: float, grace_seconds: float) -> RowMapping | None:
-    """Take a queued job for one attempt. None: the ring was a double, or the job is gone; nothing is to be done.
+def claim(
+    job_id: UUID, *, worker: str, lease_seconds: float, grace_seconds: float, limits: Limits = UNDECLARED
+) -> RowMapping | None:
+    """Take a queued job for one attempt. None: the ring was a double, or the job may not start now.
 
     `worker` names the process (node and pid). `grace_seconds` go on top of the job's own timeout: after both the
-    lease is not renewed any more.
+    lease is not renewed any more. A job that a rule or a limit holds back goes to the dispatcher, which rings it
+    again when there is room.
     """
-    parameters = {"id": job_id, "worker": worker, "lease_seconds": lease_seconds, "grace_seconds": grace_seconds}
-    with transaction("claim") as session:
-        return session.execute(_CLAIM, parameters).mappings().first()
+    parameters = {
+        "id": job_id,
+        "worker": worker,
+        "lease_seconds": lease_seconds,
+        "grace_seconds": grace_seconds,
+        **limit_parameters(limits),
+    }
+    with transaction() as session:
+        if job := session.execute(_CLAIM_UNLIMITED, parameters).mappings().first():
+            return job
+        if not lock_lanes(session, job_id):
+            return None
+        job = session.execute(_CLAIM_LIMITED, parameters).mappings().first()
+        if job is None:
+            unring(session, job_id)
+        return job
 
 
 # Guarded by the token, so that a paused process that wakes up late cannot revive a lease that was given to another.

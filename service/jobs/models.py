@@ -36,9 +36,13 @@ class Job(Base):
             postgresql_where=text(f"unique_key IS NOT NULL AND state IN ({_listed(UNFINISHED)})"),
         ),
         # What the clock looks for, each in an index that holds only the jobs it is about.
+        # By lane (type, tenant, key), so that a lane that may not be rung is skipped and not walked through.
         Index(
-            "ix_jobs_to_ring",
+            "ix_jobs_lanes",
             "queue",
+            "type",
+            "tenant_id",
+            text("COALESCE(concurrency_key, '')"),
             text("priority DESC"),
             "id",
             postgresql_where=text("state = 'queued' AND rung_at IS NULL"),
@@ -63,6 +67,8 @@ class Job(Base):
     tags: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
     metadata_: Mapped[dict[str, Any]] = mapped_column("metadata", JSONB, server_default=text("'{}'"))
     unique_key: Mapped[str | None] = mapped_column(Text)
+    concurrency_key: Mapped[str | None] = mapped_column(Text)
+    """Of a tenant's jobs of one type and key, only so many run at a time as the type says (one by default)."""
 
     attempt: Mapped[int] = mapped_column(server_default=text("0"))
     """Attempts that counted so far; the running one included."""
@@ -156,6 +162,36 @@ class QueueState(Base):
     ring_directly: Mapped[bool] = mapped_column(server_default=text("true"))
     """False while there is a backlog: then the dispatcher decides what is rung next."""
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class DispatchRule(Base):
+    """An operator's decision about a queue or a job type: paused, so many at a time, so many per time."""
+
+    __tablename__ = "dispatch_rules"
+    __table_args__ = (
+        CheckConstraint("kind IN ('queue', 'type')", name="kind"),
+        CheckConstraint("max_running > 0", name="max_running"),
+        CheckConstraint("rate_count > 0 AND rate_seconds > 0", name="rate"),
+        CheckConstraint("num_nulls(rate_count, rate_seconds) IN (0, 2)", name="whole_rate"),
+    )
+
+    kind: Mapped[str] = mapped_column(Text, primary_key=True)
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    paused_at: Mapped[datetime | None]
+    max_running: Mapped[int | None]
+    rate_count: Mapped[int | None]
+    rate_seconds: Mapped[float | None]
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class RateBucket(Base):
+    """How many jobs of a type may still start now: a token bucket that the database's clock fills."""
+
+    __tablename__ = "rate_buckets"
+
+    type: Mapped[str] = mapped_column(Text, primary_key=True)
+    tokens: Mapped[float]
+    filled_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 
 
 class ClockLease(Base):

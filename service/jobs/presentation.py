@@ -8,10 +8,10 @@ from typing import Any
 from flask import url_for
 from sqlalchemy.orm import Session
 
-from service.jobs.queries import count_ahead, live_workers
+from service.jobs.queries import count_ahead, held_back, live_workers
 from service.jobs.states import CELERY_STATE, FINAL, State
 from service.jobs.submit import NewJob
-from service.jobs.types import JobType
+from service.jobs.types import JobType, registry
 
 
 def present(job: Mapping[Any, Any], *, waiting_for: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -61,16 +61,44 @@ def explain_waiting(session: Session, job: Mapping[Any, Any]) -> dict[str, Any] 
     if state in {State.SCHEDULED, State.RETRYING}:
         is_retry = state is State.RETRYING
         detail = f"attempt {job['attempt'] + 1} of {job['max_attempts']}" if is_retry else "the job's own start time"
-        reason = "retry_backoff" if is_retry else "run_at"
-        return {"reason": reason, "detail": detail, "ahead": None, "estimated_start": job["run_at"]}
+        return _reason("retry_backoff" if is_retry else "run_at", detail, estimated_start=job["run_at"])
+    if held := _held_back(session, job):
+        return held
     if not any(job["queue"] in worker["queues"] for worker in live_workers(session)):
         detail = f"No worker that consumes the queue {job['queue']!r} has given a sign of life in the last 30 seconds."
-        return {"reason": "no_worker", "detail": detail, "ahead": None, "estimated_start": None}
+        return _reason("no_worker", detail)
     ahead = count_ahead(session, job)
-    detail = (
-        f"{ahead} jobs of the queue {job['queue']!r} come first." if ahead else "It is next, once a worker is free."
-    )
-    return {"reason": "behind", "detail": detail, "ahead": ahead, "estimated_start": None}
+    detail = f"{ahead:,} jobs come first." if ahead else "It is next, once a worker is free."
+    return _reason("behind", detail, ahead=ahead)
+
+
+def _held_back(session: Session, job: Mapping[Any, Any]) -> dict[str, Any] | None:
+    """The rule or limit that keeps a queued job from starting, if one does."""
+    now = held_back(session, job)
+    job_type = registry.get(job["type"]) if job["type"] in registry else None
+    if now["paused"]:
+        return _reason("paused", f"An operator paused the queue {job['queue']!r} or the job type {job['type']!r}.")
+    per_key = job_type.max_running_per_key if job_type else 1
+    if job["concurrency_key"] is not None and now["key_running"] >= per_key:
+        return _reason(
+            "concurrency", f"{now['key_running']} jobs with its concurrency_key run; the limit is {per_key}."
+        )
+    type_limit = now["type_limit"] or (job_type.max_running if job_type else None)
+    for what, running, limit in (
+        (f"the job type {job['type']!r}", now["type_running"], type_limit),
+        (f"the queue {job['queue']!r}", now["queue_running"], now["queue_limit"]),
+    ):
+        if limit is not None and running >= limit:
+            return _reason("concurrency", f"{running} jobs of {what} run; the limit is {limit}.")
+    if now["tokens"] is not None and now["tokens"] < 1:
+        return _reason("rate", f"Jobs of the type {job['type']!r} start no more often than its rate limit says.")
+    return None
+
+
+def _reason(
+    reason: str, detail: str, *, ahead: int | None = None, estimated_start: datetime | None = None
+) -> dict[str, Any]:
+    return {"reason": reason, "detail": detail, "ahead": ahead, "estimated_start": estimated_start}
 
 
 def preview(new: NewJob, job_type: JobType) -> dict[str, Any]:
@@ -88,6 +116,7 @@ def preview(new: NewJob, job_type: JobType) -> dict[str, Any]:
         "tags": new.tags,
         "metadata": new.metadata,
         "unique_key": new.unique_key,
+        "concurrency_key": new.concurrency_key,
         "attempt": 0,
         "max_attempts": new.max_attempts or job_type.max_attempts,
         "timeout_seconds": new.timeout or job_type.timeout_seconds,

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from service.jobs.states import FINAL, IDLE, UNFINISHED, State
 
 JOB_COLUMNS = (
-    "jobs.id, jobs.tenant_id, type, state, queue, priority, args, tags, metadata, unique_key, "
+    "jobs.id, jobs.tenant_id, type, state, queue, priority, args, tags, metadata, unique_key, concurrency_key, "
     "attempt, max_attempts, timeout_seconds, token, "
     "created_at, run_at, started_at, finished_at, expires_at, cancel_requested_at, "
     "progress_percent, progress_message, result, error, event_seq, origin_id, schedule_id, request_id"
@@ -121,20 +121,56 @@ def list_events(session: Session, tenant_id: UUID, job_id: UUID, *, after: int, 
     return list(session.execute(statement, parameters).mappings())
 
 
+_AHEAD = text(
+    """
+    SELECT count(*) FROM (
+        (SELECT FROM jobs
+          WHERE queue = :queue AND state = 'queued' AND rung_at IS NOT NULL AND id <> :id LIMIT :at_most)
+        UNION ALL
+        (SELECT FROM jobs
+          WHERE queue = :queue AND state = 'queued' AND rung_at IS NULL AND type = :type AND tenant_id = :tenant_id
+            AND COALESCE(concurrency_key, '') = COALESCE(CAST(:concurrency_key AS text), '')
+            AND priority > :priority LIMIT :at_most)
+        UNION ALL
+        (SELECT FROM jobs
+          WHERE queue = :queue AND state = 'queued' AND rung_at IS NULL AND type = :type AND tenant_id = :tenant_id
+            AND COALESCE(concurrency_key, '') = COALESCE(CAST(:concurrency_key AS text), '')
+            AND priority = :priority AND id < :id LIMIT :at_most)
+    ) AS ahead
+    """
+)
+
+
 def count_ahead(session: Session, job: Mapping[Any, Any], *, at_most: int = 10_000) -> int:
-    """How many queued jobs of the same queue come before this one; counting stops at `at_most`."""
-    statement = text(
-        """
-        SELECT count(*) FROM (
-            SELECT FROM jobs WHERE queue = :queue AND state = 'queued' AND rung_at IS NOT NULL AND id < :id
-            UNION ALL
-            SELECT FROM jobs WHERE queue = :queue AND state = 'queued' AND rung_at IS NULL
-                              AND (priority > :priority OR priority = :priority AND id < :id)
-            LIMIT :at_most
-        ) AS ahead
-        """
-    )
-    return int(session.execute(statement, {**job, "at_most": at_most}).scalar_one())
+    """How many jobs come before this queued one: those that were rung, and those before it in its own lane.
+
+    Other lanes take turns with it and are not counted. Each part stops counting at `at_most`, so that a look at a job
+    costs the same whatever the backlog.
+    """
+    return int(session.execute(_AHEAD, {**job, "at_most": at_most}).scalar_one())
+
+
+_HELD_BACK = text(
+    """
+    SELECT EXISTS (SELECT FROM dispatch_rules
+                    WHERE paused_at IS NOT NULL
+                      AND (kind = 'queue' AND name = :queue OR kind = 'type' AND name = :type)) AS paused,
+           (SELECT max_running FROM dispatch_rules WHERE kind = 'type' AND name = :type) AS type_limit,
+           (SELECT max_running FROM dispatch_rules WHERE kind = 'queue' AND name = :queue) AS queue_limit,
+           (SELECT count(*) FROM jobs WHERE state = 'running' AND type = :type) AS type_running,
+           (SELECT count(*) FROM jobs WHERE state = 'running' AND queue = :queue) AS queue_running,
+           (SELECT count(*) FROM jobs
+             WHERE state = 'running' AND type = :type AND tenant_id = :tenant_id
+               AND concurrency_key = CAST(:concurrency_key AS text)) AS key_running,
+           (SELECT tokens FROM rate_buckets
+             WHERE type = :type AND filled_at > clock_timestamp() - make_interval(secs => 5)) AS tokens
+    """
+)
+
+
+def held_back(session: Session, job: Mapping[Any, Any]) -> RowMapping:
+    """What of rules and limits applies to a queued job right now."""
+    return session.execute(_HELD_BACK, dict(job)).mappings().one()
 
 
 def queue_depths(session: Session, tenant_id: UUID) -> list[RowMapping]:

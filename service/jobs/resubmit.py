@@ -44,6 +44,7 @@ def resubmit(
         args=old["args"] if args is None else args,
         queue=old["queue"],
         priority=old["priority"],
+        concurrency_key=old["concurrency_key"],
         timeout=old["timeout_seconds"],
         max_attempts=old["max_attempts"],
         tags=old["tags"],

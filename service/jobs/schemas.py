@@ -56,6 +56,12 @@ class NewJobSchema(StrictSchema):
     )
     max_attempts = fields.Integer(strict=True, validate=validate.Range(1, 100))
     unique_key = fields.String(validate=validate.Length(1, 255))
+    concurrency_key = fields.String(
+        validate=validate.Length(1, 255),
+        metadata={
+            "description": "of the jobs of one type with the same key only so many run at a time; one by default"
+        },
+    )
     on_conflict = fields.String(validate=validate.OneOf(["use_existing", "reject", "replace"]))
     tags = fields.List(fields.String(validate=validate.Length(1, 100)), validate=validate.Length(max=20))
     metadata = fields.Dict(keys=fields.String(), metadata={"description": "any JSON of yours, handed back as it is"})
@@ -92,7 +98,9 @@ class JobErrorSchema(Schema):
 class WaitingForSchema(Schema):
     """Why a job does not run yet."""
 
-    reason = fields.String(validate=validate.OneOf(["run_at", "retry_backoff", "no_worker", "behind"]))
+    reason = fields.String(
+        validate=validate.OneOf(["run_at", "retry_backoff", "paused", "concurrency", "rate", "no_worker", "behind"])
+    )
     detail = fields.String()
     ahead = fields.Integer(allow_none=True)
     estimated_start = Moment(allow_none=True)
@@ -120,6 +128,7 @@ class JobSchema(Schema):
     tags = fields.List(fields.String())
     metadata = fields.Dict()
     unique_key = fields.String(allow_none=True)
+    concurrency_key = fields.String(allow_none=True)
     attempt = fields.Integer()
     max_attempts = fields.Integer()
     timeout = fields.Integer(attribute="timeout_seconds")
@@ -224,6 +233,7 @@ class JobTypeSchema(Schema):
     """A kind of job."""
 
     name = fields.String()
+    paused = fields.Boolean()
     description = fields.String()
     queue = fields.String()
     timeout = fields.Integer(metadata={"description": "seconds per attempt"})
@@ -251,6 +261,7 @@ class QueueSchema(Schema):
     """A queue as the tenant sees it: its own jobs, everybody's workers."""
 
     name = fields.String()
+    paused = fields.Boolean()
     depth = fields.Dict(keys=fields.String(), values=fields.Integer(), metadata={"description": "jobs by state"})
     oldest_wait_seconds = fields.Float(allow_none=True)
     workers = fields.List(fields.Nested(QueueWorkerSchema))

@@ -36,6 +36,7 @@ class NewJob:
     timeout: int | None = None
     max_attempts: int | None = None
     unique_key: str | None = None
+    concurrency_key: str | None = None
     on_conflict: OnConflict = "use_existing"
     tags: list[str] = field(default_factory=list)
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -138,15 +139,20 @@ _STORE = text(
         SELECT now, COALESCE(CAST(:run_at AS timestamptz), now + make_interval(secs => :delay), now) AS run_at
           FROM (SELECT clock_timestamp() AS now) AS clock
     ), job AS (
-        INSERT INTO jobs (id, tenant_id, type, queue, state, priority, args, tags, metadata, unique_key, max_attempts,
-                          timeout_seconds, created_at, run_at, expires_at, origin_id, schedule_id, request_id, rung_at)
+        INSERT INTO jobs (id, tenant_id, type, queue, state, priority, args, tags, metadata, unique_key,
+                          concurrency_key, max_attempts, timeout_seconds, created_at,
+                          run_at, expires_at, origin_id, schedule_id, request_id, rung_at)
         SELECT :id, :tenant_id, :type, :queue,
                CASE WHEN run_at > now THEN 'scheduled' ELSE 'queued' END,
                :priority, CAST(:args AS jsonb), CAST(:tags AS text[]), CAST(:metadata AS jsonb), :unique_key,
-               :max_attempts, :timeout_seconds, now, run_at, :expires_at, :origin_id, :schedule_id,
-               :request_id,
+               CAST(:concurrency_key AS text), :max_attempts, :timeout_seconds, now,
+               run_at, :expires_at, :origin_id, :schedule_id, :request_id,
                CASE WHEN :ring AND run_at <= now
-                     AND COALESCE((SELECT ring_directly FROM queue_states WHERE name = :queue), true) THEN now END
+                     AND COALESCE((SELECT ring_directly FROM queue_states WHERE name = :queue), true)
+                     AND NOT EXISTS (SELECT FROM dispatch_rules
+                                      WHERE num_nonnulls(paused_at, max_running, rate_count) > 0
+                                        AND (kind = 'queue' AND name = :queue OR kind = 'type' AND name = :type))
+                    THEN now END
           FROM moment
          WHERE CAST(:key AS text) IS NULL OR EXISTS (SELECT FROM idempotency)
         ON CONFLICT (tenant_id, type, unique_key) WHERE unique_key IS NOT NULL AND state IN ({UNFINISHED_SQL})
@@ -171,7 +177,7 @@ def store(
     request_id: str | None = None,
     ring: bool = False,
 ) -> Submitted:
-    """Write the job inside the caller's transaction. With `ring` it is marked as rung if its queue has no backlog."""
+    """Write the job in the caller's transaction. With `ring` it is marked as rung if its queue has no backlog."""
     parameters: dict[str, Any] = {
         "id": uuid7(),
         "tenant_id": tenant_id,
@@ -185,6 +191,7 @@ def store(
         "tags": new.tags,
         "metadata": to_jsonb(new.metadata),
         "unique_key": new.unique_key,
+        "concurrency_key": new.concurrency_key,
         "max_attempts": new.max_attempts or job_type.max_attempts,
         "timeout_seconds": new.timeout or job_type.timeout_seconds,
         "run_at": new.run_at,
@@ -193,7 +200,8 @@ def store(
         "origin_id": new.origin_id,
         "schedule_id": new.schedule_id,
         "request_id": request_id,
-        "ring": ring,
+        # What is limited is rung by the dispatcher, which counts.
+        "ring": ring and new.concurrency_key is None and job_type.max_running is None and job_type.rate is None,
     }
     job = session.execute(_STORE, parameters).mappings().first()
     if job is not None:

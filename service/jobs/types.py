@@ -35,6 +35,12 @@ class JobType:
     max_attempts: int
     retry: RetryPolicy
     description: str
+    max_running: int | None = None
+    """Most jobs of this type that run at a time, over all workers; an operator's rule overrides it."""
+    max_running_per_key: int = 1
+    """Most jobs of one tenant and `concurrency_key` that run at a time."""
+    rate: tuple[int, float] | None = None
+    """At most so many starts per so many seconds; an operator's rule overrides it."""
     example: Mapping[str, Any] = field(default_factory=dict)
 
 

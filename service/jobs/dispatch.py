@@ -77,7 +77,7 @@ class Dispatcher:
         return done
 
     def _dispatch(self, queue: Queue, depth: int) -> Dispatched:
-        with transaction() as session:
+        with transaction("dispatch") as session:
             counts = session.execute(_COUNT_RUNG, {"queue": queue, "settle_seconds": SETTLE_SECONDS}).one()
             lost = (
                 session.execute(

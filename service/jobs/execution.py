@@ -69,7 +69,7 @@ def claim(
         "grace_seconds": grace_seconds,
         **limit_parameters(limits),
     }
-    with transaction() as session:
+    with transaction("claim") as session:
         if job := session.execute(_CLAIM_UNLIMITED, parameters).mappings().first():
             return job
         if not lock_lanes(session, job_id):

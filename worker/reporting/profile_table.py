@@ -169,7 +169,7 @@ def _profile_column(
     values = frame.select(field.key).collect(engine="streaming").to_series().drop_nulls()
     profile.distinct = _distinct(values, profile.present, exact=exact)
     if field.kind is Kind.BOOLEAN:
-        counts = values.value_counts(sort=True)
+        counts = values.alias("value").value_counts(name="rows").sort(["rows", "value"], descending=True)
         profile.top = [TopValue("true" if value else "false", number) for value, number in counts.iter_rows()]
         profile.top_exact = exact
     elif field.kind in TEMPORAL:

@@ -1,11 +1,15 @@
 """One way to write: everything in the block commits together, or nothing does."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import orjson
+import psycopg
+from sqlalchemy import event
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import Pool
 
 from service.extensions import db
 from service.failpoints import failpoint
@@ -22,11 +26,46 @@ def transaction(name: str = "transaction") -> Iterator[Session]:
     try:
         yield session
         failpoint(name, "before_commit")
-        session.commit()
+        _commit(session)
         failpoint(name, "after_commit")
     except BaseException:
         session.rollback()
         raise
+
+
+class CommitUnsure(Exception):
+    """The COMMIT came back with a warning: durable here, but perhaps not where it was promised to be as well."""
+
+
+class _Warnings(threading.local):
+    """What the server warned of on this thread's connections."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+
+_warnings = _Warnings()
+
+
+def _commit(session: Session) -> None:
+    """Commit. Raises CommitUnsure where the wait for a synchronous standby was broken off.
+
+    PostgreSQL then reports success with a WARNING, and a 2xx would promise what a loss of the primary could take back.
+    """
+    _warnings.messages.clear()
+    session.commit()
+    if _warnings.messages:
+        raise CommitUnsure(_warnings.messages[0])
+
+
+@event.listens_for(Pool, "connect")
+def _hear_warnings(connection: Any, _record: object) -> None:
+    connection.add_notice_handler(_note_warning)
+
+
+def _note_warning(notice: psycopg.errors.Diagnostic) -> None:
+    if notice.severity_nonlocalized == "WARNING":
+        _warnings.messages.append(notice.message_primary or "warning")
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from sqlalchemy.orm import Session
 from service.artifacts.files import FoundArtifact, NewArtifact, find_artifact
 from service.artifacts.storage import ArtifactStorage
 from service.ids import uuid7
+from service.jobs.submit import InvalidJob, NewJob, check, store
+from service.jobs.types import JobType
 
 
 class PermanentFailure(Exception):
@@ -92,9 +94,27 @@ class JobContext:
         self.artifacts.append(artifact)
         return artifact.id
 
+    def submit(self, type_: str, args: dict[str, Any], **options: Any) -> None:
+        """Submit another job of this tenant when, and only when, this one succeeds: in the same transaction.
+
+        Options are those of `service.jobs.submit.NewJob` (`queue`, `priority`, `delay`, `unique_key`, …). Raises
+        PermanentFailure when the job is not valid.
+        """
+        new = NewJob(type=type_, args=args, **options)
+        try:
+            job_type = check(new)
+        except InvalidJob as error:
+            raise PermanentFailure(f"The job to submit is not valid: {error.errors}", kind="invalid_job") from None
+        self.add_effect(lambda session: _store(session, self.tenant_id, new, job_type))
+
     def add_effect(self, effect: Effect) -> None:
         """Register rows to write with the result: `effect(session)` runs inside the finishing transaction.
 
         It must only use the session; a network call in there would hold the transaction open.
         """
         self.effects.append(effect)
+
+
+def _store(session: Session, tenant_id: UUID, new: NewJob, job_type: JobType) -> None:
+    """The dispatcher rings it: within a moment after the commit, and never before."""
+    store(session, tenant_id, new, job_type)

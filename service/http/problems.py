@@ -17,6 +17,7 @@ from service.artifacts.storage import FileTooLarge
 from service.jobs.cancel import JobNotFound
 from service.jobs.submit import IdempotencyKeyReused, InvalidJob, UniqueKeyTaken
 from service.paging import BadCursor
+from service.transaction import CommitUnsure
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +104,7 @@ def register_error_handlers(app: Flask) -> None:
     app.register_error_handler(FileTooLarge, _too_large)
     app.register_error_handler(BadCursor, _bad_cursor)
     app.register_error_handler(SQLAlchemyError, _database_error)
+    app.register_error_handler(CommitUnsure, _commit_unsure)
     app.register_error_handler(InternalServerError, _crash)
 
 
@@ -201,6 +203,12 @@ def _database_error(error: SQLAlchemyError) -> Response:
         log.error("PostgreSQL refused a value: %s", type(original).__name__)
         return problem_response(Problem(422, "invalid", "A value of the request cannot be stored."))
     raise error
+
+
+def _commit_unsure(error: CommitUnsure) -> Response:
+    log.error("a commit was not confirmed by the standby: %s", error)
+    detail = "What you sent may not be safe yet. Repeat the request, with the same Idempotency-Key."
+    return problem_response(Problem(503, "unavailable", detail, headers={"Retry-After": "2"}))
 
 
 def _crash(error: InternalServerError) -> Response:

@@ -221,6 +221,12 @@ def _first_answer(session: Session, tenant_id: UUID, idempotency: Idempotency, o
         return None
     if bytes(known.fingerprint) != idempotency.fingerprint:
         raise IdempotencyKeyReused
+    # A write, so that the answer waits for a synchronous standby: the first answer may have been a 503 because that
+    # wait was broken off, and this one says 2xx.
+    session.execute(
+        text("UPDATE idempotency_keys SET job_id = job_id WHERE tenant_id = :tenant_id AND key = :key"),
+        {"tenant_id": tenant_id, "key": idempotency.key},
+    )
     return find_job(session, tenant_id, known.job_id)
 
 

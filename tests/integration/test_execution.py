@@ -120,3 +120,20 @@ def test_a_stopping_worker_gives_its_job_back_uncounted(
     given_back = client.job(job["id"])
     assert (given_back["state"], given_back["attempt"]) == ("queued", 0)
     assert client.get(f"/jobs/{job['id']}/attempts").get_json()["items"][0]["outcome"] == "given_back"
+
+
+def test_a_child_job_comes_into_being_with_its_parents_success_and_only_then(
+    client: KeyClient, worker: Process, beat: Process
+) -> None:
+    good = client.submit("test.parent")["id"]
+    bad = client.submit("test.parent", args={"value": "fail"})["id"]
+
+    assert ended(client, good)["state"] == "succeeded"
+    assert ended(client, bad)["state"] == "failed"
+
+    def children() -> list[Any]:
+        listed = client.get("/jobs", query_string={"type": "test.echo"}).get_json()["items"]
+        return [job["result"] for job in listed if job["state"] == "succeeded"]
+
+    wait_for(children, what="the child's success")
+    assert children() == ["from the parent"]

@@ -80,6 +80,14 @@ def make_artifact(ctx: JobContext, *, value: str = "content", **_: Any) -> str:
     return str(ctx.save_artifact("made.txt", "text/plain", value.encode()))
 
 
+@job("test.parent", args=AnyArgs)
+def parent(ctx: JobContext, *, value: Any = None, **_: Any) -> None:
+    """Submits another job, and fails after that if it is told to."""
+    ctx.submit("test.echo", {"value": "from the parent"})
+    if value == "fail":
+        raise PermanentFailure("after the child was registered")
+
+
 def _note(path: str, line: str) -> None:
     if path:
         with Path(path).open("a") as file:

@@ -8,6 +8,7 @@ from flask import Request
 from flask_smorest import Blueprint
 from marshmallow import missing
 from webargs.flaskparser import FlaskParser
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from service.http.problems import INVALID_REQUEST, Problem, pointers
 
@@ -116,6 +117,10 @@ class StrictParser(FlaskParser):
         Raises Problem 415 for another content type, 400 for what is not strictly JSON.
         """
         raw = req.get_data(cache=True)
+        limit = req.max_content_length
+        if req.content_length is None and limit is not None and len(raw) >= limit:
+            # Werkzeug 3.1 cuts a chunked body off at the limit and says nothing.
+            raise RequestEntityTooLarge
         if not raw:
             return missing
         if not req.is_json:

@@ -12,6 +12,9 @@ PYTHON_VERSIONS := >=3.11,<3.15
 ARGS ?=
 # More test processes than cores only wait for each other; each has a PostgreSQL and a Redis of its own.
 TEST_PROCESSES ?= 2
+SEEDS ?= 1 2
+SEED ?= $(shell date +%s)
+MINUTES ?= 5
 
 ##@ Run
 
@@ -35,7 +38,15 @@ down: .venv/embedded.stamp ## Stop a stack started with `millrace up --detach`
 
 .PHONY: test
 test: .venv/dev.stamp ## Run the tests on real servers that they start themselves (ARGS="tests/unit -k retry")
-	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup -m "not smoke and not performance" $(ARGS)
+	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup -m "not smoke and not performance and not slow" $(ARGS)
+
+.PHONY: faults
+faults: .venv/dev.stamp ## Kill, freeze, cut and wipe everything, with a few seeds, and look whether the promises hold
+	FAULT_SEEDS="$(SEEDS)" $(BIN)/pytest --numprocesses $(TEST_PROCESSES) -m faults --timeout 600 $(ARGS)
+
+.PHONY: soak
+soak: .venv/dev.stamp ## Faults at random under load (MINUTES=30 SEED=1); repeat one by its seed
+	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) --seed $(SEED) $(ARGS)
 
 .PHONY: check
 check: check-style check-types check-layers check-openapi check-security check-audit ## Run everything that reads the code

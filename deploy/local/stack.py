@@ -82,8 +82,8 @@ class LocalStack:
         stack = Stack(
             api_url=f"http://{HOST}:{api_port}/api/v1",
             api_key=self._folder.kept_secret(API_KEY) or self._make_key(),
-            docs_url=f"http://{HOST}:{api_port}/docs",
-            console_url=f"http://{HOST}:{api_port}/docs",
+            docs_url=f"http://{HOST}:{api_port}/docs/",
+            console_url=f"http://{HOST}:{api_port}/docs/",
             flower_url=f"http://{HOST}:{flower_port}/flower/",
             database_url=database_url,
             redis_url=redis_url,

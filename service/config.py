@@ -255,7 +255,9 @@ def celery_settings(config: Mapping[str, Any], role: Role) -> dict[str, Any]:
         "broker_transport_options": transport,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None if patient else 1,
-        "broker_pool_limit": 4,
+        # Flower runs on the worker's app. Looking at workers takes two connections per question, eight questions at
+        # once, beside the one for events: with fewer than these it waits for itself, for ever (flower 2.2.0).
+        "broker_pool_limit": 32 if role == "worker" else 4,
         "result_backend": "service.jobs.result_backend:JobsBackend",
         "task_ignore_result": True,
         "task_publish_retry": False,

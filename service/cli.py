@@ -8,12 +8,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
+from flask import Flask
 
 from deploy.local.commands import demo, down, status, up
 from service.accounts.keys import create_key, list_keys, revoke_key
 from service.accounts.scopes import TENANT_SCOPES, Scope
 from service.app import create_app
 from service.config import BadSetting
+from service.extensions import db
+from service.jobs.integrity import check_integrity, is_sound
 from service.jobs.rules import Kind, Rate, UnknownTarget, limit, list_rules, pause, resume
 
 
@@ -24,6 +27,16 @@ def cli() -> None:
 
 for command in (up, down, status, demo):
     cli.add_command(command)
+
+
+@contextmanager
+def service() -> Iterator[Flask]:
+    """The service's app context, with the settings of the environment; its connections are closed at the end."""
+    app = create_app(role="cli")
+    with app.app_context():
+        yield app
+        db.session.remove()
+        db.engine.dispose()
 
 
 @cli.group()
@@ -46,7 +59,7 @@ def key() -> None:
 def create(tenant: str, name: str, scopes: tuple[str, ...], days: int | None, *, as_json: bool) -> None:
     """Make a key and print it. It is shown this once and stored as a hash."""
     expires_at = datetime.now(UTC) + timedelta(days=days) if days else None
-    with create_app(role="cli").app_context():
+    with service():
         made = create_key(
             tenant, name=name, scopes=[Scope(scope) for scope in scopes] or TENANT_SCOPES, expires_at=expires_at
         )
@@ -63,7 +76,7 @@ def create(tenant: str, name: str, scopes: tuple[str, ...], days: int | None, *,
 @click.option("--tenant", required=True, help="The tenant's name.")
 def list_(tenant: str) -> None:
     """List a tenant's keys, without their secrets."""
-    with create_app(role="cli").app_context():
+    with service():
         keys = list_keys(tenant)
     for row in keys:
         state = "revoked" if row["revoked_at"] else "active"
@@ -75,10 +88,28 @@ def list_(tenant: str) -> None:
 @click.argument("prefix")
 def revoke(prefix: str) -> None:
     """Make a key useless at once. PREFIX is the part between the first two underscores."""
-    with create_app(role="cli").app_context():
+    with service():
         if not revoke_key(prefix.removeprefix("mr_").partition("_")[0]):
             raise click.ClickException("There is no active key with this prefix. See: millrace key list --tenant NAME")
     click.echo("Revoked.")
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+def doctor(*, as_json: bool) -> None:
+    """Report whether everything is as it must be; exits with 1 if something is broken."""
+    with service() as app:
+        lines = check_integrity(app.extensions["celery"])
+    if as_json:
+        click.echo(json.dumps([line.as_dict() for line in lines], indent=2))
+    else:
+        for line in lines:
+            color = {"ok": "green", "warning": "yellow", "broken": "red"}.get(line.verdict, "white")
+            click.echo(f"{click.style(line.verdict, fg=color):<16} {line.name}: {line.found}")
+            if line.verdict != "ok":
+                click.echo(f"         {line.meaning} {line.to_do}")
+    if not is_sound(lines):
+        sys.exit(1)
 
 
 @cli.group()
@@ -99,7 +130,7 @@ def with_target(command: Callable[..., None]) -> Callable[..., None]:
 @contextmanager
 def steering() -> Iterator[None]:
     """An app context; an unknown queue or type becomes one clear line."""
-    with create_app(role="cli").app_context():
+    with service():
         try:
             yield
         except UnknownTarget as error:

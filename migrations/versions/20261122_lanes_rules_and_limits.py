@@ -1,4 +1,4 @@
-"""Lanes for the dispatcher; rules and limits of queues and job types."""
+"""Lanes for the dispatcher; rules and limits of queues and job types; a count of repairs."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -33,6 +33,13 @@ def upgrade() -> None:
         sa.Column("filled_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False),
         sa.PrimaryKeyConstraint("type", name=op.f("pk_rate_buckets")),
     )
+    op.create_table(
+        "repairs",
+        sa.Column("hour", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("count", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("hour", "kind", name=op.f("pk_repairs")),
+    )
     op.add_column("jobs", sa.Column("concurrency_key", sa.Text(), nullable=True))
     op.drop_index(
         op.f("ix_jobs_to_ring"), table_name="jobs", postgresql_where="((state = 'queued'::text) AND (rung_at IS NULL))"
@@ -64,5 +71,6 @@ def downgrade() -> None:
         postgresql_where="((state = 'queued'::text) AND (rung_at IS NULL))",
     )
     op.drop_column("jobs", "concurrency_key")
+    op.drop_table("repairs")
     op.drop_table("rate_buckets")
     op.drop_table("dispatch_rules")

@@ -15,6 +15,7 @@ from kombu.exceptions import ChannelError
 from sqlalchemy import RowMapping, text
 
 from service.jobs.lanes import START, next_to_ring, room_in
+from service.jobs.repairs import note_repairs
 from service.jobs.ring import RING_ERRORS, Bell
 from service.jobs.rules import all_rules
 from service.queues import Queue
@@ -104,6 +105,7 @@ class Dispatcher:
         with transaction() as session:
             ring_directly = len(fresh) + counts.rung < max(self._window // 2, 1)
             session.execute(_SET_RING_DIRECTLY, {"queue": queue, "ring_directly": ring_directly})
+            note_repairs(session, "rung again", rung_again)
         return Dispatched(rung=rung, rung_again=rung_again)
 
 

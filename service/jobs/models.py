@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, LargeBinary, Text, func, text
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, LargeBinary, Text, func, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -192,6 +192,16 @@ class RateBucket(Base):
     type: Mapped[str] = mapped_column(Text, primary_key=True)
     tokens: Mapped[float]
     filled_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class Repair(Base):
+    """How much the clock mended, by hour and kind: for the integrity report."""
+
+    __tablename__ = "repairs"
+
+    hour: Mapped[datetime] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(Text, primary_key=True)
+    count: Mapped[int] = mapped_column(BigInteger)
 
 
 class ClockLease(Base):

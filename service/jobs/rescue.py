@@ -4,6 +4,7 @@ from sqlalchemy import RowMapping, text
 
 from service.jobs.execution import REQUEUE_STATE, end_of_attempt
 from service.jobs.queries import IDLE_SQL, JOB_COLUMNS
+from service.jobs.repairs import note_repairs
 from service.transaction import to_jsonb, transaction
 
 # The inner query only finds candidates; `FOR UPDATE` around it checks state and lease again on the locked row, so a
@@ -31,7 +32,9 @@ def rescue(*, at_most: int = 500) -> list[RowMapping]:
         "delay_seconds": None,
     }
     with transaction("rescue") as session:
-        return list(session.execute(_RESCUE, parameters).mappings())
+        rescued = list(session.execute(_RESCUE, parameters).mappings())
+        note_repairs(session, "rescued", len(rescued))
+    return rescued
 
 
 _EXPIRE = text(

@@ -370,7 +370,7 @@ IN_ONE_DATABASE = given_settings(
 
 
 def equal(left: Any, right: Any) -> bool:
-    """Whether two JSON values are the same; numbers beyond 2^53 as doubles, which is what JSON promises (RFC 8259, 6)."""
+    """Whether two JSON values are the same; numbers as doubles, as JSON promises them (RFC 8259, 6)."""
     if isinstance(left, dict) and isinstance(right, dict):
         return left.keys() == right.keys() and all(equal(left[key], right[key]) for key in left)
     if isinstance(left, list) and isinstance(right, list):

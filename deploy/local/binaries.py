@@ -57,7 +57,7 @@ def _choose(
 ) -> ServerBinary:
     others = []
     for path in candidates:
-        binary = _examine(_readable_copy(path, account), account)
+        binary = _examine(readable_copy(path, account), account)
         if binary is None:
             continue
         if (engine is None or binary.engine == engine) and (major is None or binary.major == major):
@@ -129,8 +129,8 @@ def _examine(path: Path, account: Account | None) -> ServerBinary | None:
     return None
 
 
-def _readable_copy(path: Path, account: Account | None) -> Path:
-    """The path itself, or that of a copy if the account cannot execute it where it lies."""
+def readable_copy(path: Path, account: Account | None) -> Path:
+    """The path itself, or that of a copy of its wheel if the account cannot execute it where it lies."""
     if account is None or not path.exists() or account.succeeds(["/bin/sh", "-c", 'test -x "$0"', str(path)]):
         return path
     package = next((up for up in path.parents if up.parent.name in {"site-packages", "dist-packages"}), None)

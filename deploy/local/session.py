@@ -18,7 +18,7 @@ from deploy.local.summary import print_report
 from deploy.local.supervisor import StopRequested, Supervisor, stop_on_signals, tail
 
 WATCH_SECONDS = 0.2
-DETACHED_START_SECONDS = 120.0
+DETACHED_START_SECONDS = 180.0
 DOWN_SECONDS = 45.0
 DOWN_AFTER_KILL_SECONDS = 10.0
 

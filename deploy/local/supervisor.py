@@ -12,7 +12,7 @@ from types import FrameType
 from deploy.local.guarded import GuardedProcess, StartFailure
 from deploy.local.servers import last_lines
 
-READY_SECONDS = 60.0
+READY_SECONDS = 120.0
 POLL_SECONDS = 0.05
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 30.0
@@ -70,7 +70,7 @@ class Supervisor:
             stage.append(_Running(part, part.start(), began))
 
     def wait_until_ready(self) -> None:
-        """Wait for every part that was started. Raises StartFailure when one ends or takes longer than a minute."""
+        """Wait for every part that was started. Raises StartFailure when one ends or takes longer than READY_SECONDS."""
         waiting = list(self._all())
         deadline = time.monotonic() + READY_SECONDS
         while waiting:

@@ -18,15 +18,23 @@ BEAT = ("beat.app", "beat", "--max-interval", "1")
 
 
 class Process:
-    """A Celery process of ours; ends with the test."""
+    """A process of ours, run from a module of the tests'; ends with the test."""
 
-    def __init__(self, command: tuple[str, ...], config: Mapping[str, Any], log: Path, **extra: Any) -> None:
+    def __init__(
+        self,
+        command: tuple[str, ...],
+        config: Mapping[str, Any],
+        log: Path,
+        *,
+        module: str = "tests.support.celery_command",
+        **extra: Any,
+    ) -> None:
         self.log = log
         environment = environment_with(_plain({**config, **extra, "TESTING": False}))
         environment["PYTHONPATH"] = str(Path.cwd())
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.celery_command", *command],
+                [sys.executable, "-m", module, *command],
                 env=environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,

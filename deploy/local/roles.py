@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from deploy import commands
 from deploy.local.http import answers
 from service.queues import Queue
 
@@ -39,11 +40,7 @@ def api(port: int) -> Role:
     """The API behind gunicorn."""
     return Role(
         "api",
-        (
-            *(sys.executable, "-m", "gunicorn", "--worker-class=gevent", f"--workers={API_WORKERS}"),
-            *(f"--bind=127.0.0.1:{port}", "--graceful-timeout=3", "--no-control-socket", "--access-logfile=-"),
-            "service.app:create_app()",
-        ),
+        commands.api(bind=f"127.0.0.1:{port}", workers=API_WORKERS, graceful_seconds=3),
         is_ready=lambda: answers(f"http://127.0.0.1:{port}/readyz"),
     )
 
@@ -54,10 +51,8 @@ def workers(run_folder: Path) -> list[Role]:
     return [
         _with_sign_of_life(
             f"worker-{queue}",
-            (
-                *(sys.executable, "-m", "celery", "-A", "worker.app", "worker", f"--hostname={queue}@%h"),
-                *(f"--queues={queue}", f"--concurrency={cores if queue is Queue.DEFAULT else max(1, cores // 2)}"),
-                *("-O", "fair", "--without-gossip", "--without-mingle", "--loglevel=INFO"),
+            commands.worker(
+                name=queue, queues=[queue], concurrency=cores if queue is Queue.DEFAULT else max(1, cores // 2)
             ),
             run_folder,
             stop_grace_seconds=STOP_GRACE_SECONDS,
@@ -68,9 +63,7 @@ def workers(run_folder: Path) -> list[Role]:
 
 def beat(run_folder: Path) -> Role:
     """The clock."""
-    return _with_sign_of_life(
-        "beat", (sys.executable, "-m", "celery", "-A", "beat.app", "beat", "--pidfile=", "--loglevel=INFO"), run_folder
-    )
+    return _with_sign_of_life("beat", commands.BEAT, run_folder)
 
 
 def flower(port: int, folder: Path, *, user: str, password: str) -> Role:
@@ -89,7 +82,7 @@ def flower(port: int, folder: Path, *, user: str, password: str) -> Role:
     }
     return Role(
         "flower",
-        (sys.executable, "-m", "celery", "-A", "worker.app", "flower"),
+        commands.FLOWER,
         is_ready=lambda: answers(f"http://127.0.0.1:{port}/flower/healthcheck"),
         environment={f"FLOWER_{name}": str(value) for name, value in settings.items()},
         # It saves what it knows every few seconds; threads that wait for an answer of a worker may hold up its end.

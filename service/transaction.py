@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import psycopg
 from sqlalchemy import event
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import Pool
 
@@ -33,8 +34,11 @@ def transaction(name: str = "transaction") -> Iterator[Session]:
         raise
 
 
-class CommitUnsure(Exception):
-    """The COMMIT came back with a warning: durable here, but perhaps not where it was promised to be as well."""
+class CommitUnsure(SQLAlchemyError):
+    """The COMMIT came back with a warning: durable here, but perhaps not where it was promised to be as well.
+
+    Clock, lease keeper and worker take it like any trouble with the database: they try again, or leave it to the lease.
+    """
 
 
 class _Warnings(threading.local):

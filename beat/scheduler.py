@@ -18,7 +18,7 @@ from service.artifacts.storage import ArtifactStorage
 from service.celery_app import flask_app_of
 from service.clock_lease import acquire_clock, release_clock
 from service.jobs.dispatch import Dispatcher, promote
-from service.jobs.prune import prune
+from service.jobs.prune import prune, prune_orphans
 from service.jobs.rescue import expire, rescue
 from service.jobs.ring import Bell
 from service.schedules.builtin import add_builtin_schedules
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 HOUSEKEEPING_SECONDS = 60.0
 PRUNE_ROUNDS = 20
+ORPHANS_EVERY_SECONDS = 3600.0
 BUSY_TICK_SECONDS = 0.05
 """Between two rounds while there was something to ring: the window must not run empty under a backlog."""
 
@@ -49,6 +50,7 @@ class ClockScheduler(Scheduler):  # type: ignore[misc] # celery ships no types
         self._leads = False
         self._is_busy = False
         self._housekeeping_due = 0.0
+        self._orphans_due = 0.0
 
     def setup_schedule(self) -> None:
         """Nothing to load: the schedules are rows."""
@@ -100,6 +102,9 @@ class ClockScheduler(Scheduler):  # type: ignore[misc] # celery ships no types
                 storage, days=self._config["RETENTION_DAYS"], idempotency_hours=self._config["IDEMPOTENCY_HOURS"]
             ):
                 break
+        if time.monotonic() >= self._orphans_due:
+            self._orphans_due = time.monotonic() + ORPHANS_EVERY_SECONDS
+            prune_orphans(storage)
 
     def _touch_heartbeat(self) -> None:
         if self._config["HEARTBEAT_FILE"]:

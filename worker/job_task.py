@@ -97,6 +97,7 @@ class JobTask(FlaskTask):
                 lease_seconds=app.config["LEASE_SECONDS"],
                 grace_seconds=app.config["HARD_TIMEOUT_GRACE"],
                 limits=Limits.of(registry.get(self.name)),
+                type_=self.name,
             )
         except SQLAlchemyError as error:
             # The job stays queued (or its lease runs out, had the claim been committed): it is rung again.
@@ -105,12 +106,12 @@ class JobTask(FlaskTask):
         except ValueError:
             log.error("refused a message whose id is no job's id")  # noqa: TRY400
             raise Ignore from None
-        if job is None or job["type"] != self.name:
-            raise Ignore  # a doubled or late ring
+        if job is None:
+            raise Ignore  # a doubled, late or forged ring
         return job
 
     def _run_handler(self, app: Flask, job: RowMapping, held: Claim) -> tuple[Any, JobContext]:
-        keeper: LeaseKeeper = app.extensions.setdefault("lease_keeper", LeaseKeeper(app))
+        keeper = _lease_keeper(app)
         with _scratch_folder() as scratch, keeper.watching(held, timeout_seconds=job["timeout_seconds"]) as watch:
             context = JobContext(
                 job_id=job["id"],
@@ -132,20 +133,27 @@ class JobTask(FlaskTask):
             try:
                 with keeper.interruptible(watch):
                     result = self.run(context, **arguments)
+                _check_result(result, limit=app.config["RESULT_MAX_BYTES"])
+            except BaseException:
+                for artifact in context.artifacts:  # nothing was committed that names them
+                    context.storage.delete(artifact.stored.key)
+                raise
             finally:
                 db.session.remove()  # what the handler left open in its own session is not ours to commit
-            _check_result(result, limit=app.config["RESULT_MAX_BYTES"])
             return result, context
 
     def _end_interrupted(self, held: Claim, reason: Reason) -> NoReturn:
-        if reason is Reason.CANCELLED:
-            _persist(lambda: stop_cancelled(held))
-            raise JobCancelled from None
-        if reason is Reason.SHUTDOWN:
-            log.info("job %s is given back: the worker is stopping", held.job_id)
-            _persist(lambda: give_back(held))
-        else:
-            log.warning("job %s: this attempt lost its lease and was stopped", held.job_id)
+        try:
+            if reason is Reason.CANCELLED:
+                _persist(lambda: stop_cancelled(held))
+                raise JobCancelled from None
+            if reason is Reason.SHUTDOWN:
+                log.info("job %s is given back: the worker is stopping", held.job_id)
+                _persist(lambda: give_back(held))
+                raise Ignore from None
+        except ClaimLost:
+            pass  # overtaken meanwhile: the same as a lost lease
+        log.warning("job %s: this attempt lost its lease and was stopped", held.job_id)
         raise Ignore from None
 
     def _end_failed(self, held: Claim, job: RowMapping, error: BaseException) -> NoReturn:
@@ -181,6 +189,14 @@ class JobTask(FlaskTask):
         if delay is None and isinstance(cause, SoftTimeLimitExceeded | MemoryError):
             return cause, backoff_seconds(registry.get(job["type"]).retry, attempt=job["attempt"])
         return cause, delay
+
+
+def _lease_keeper(app: Flask) -> LeaseKeeper:
+    """This process' keeper; a fork throws the parent's away."""
+    keeper: LeaseKeeper | None = app.extensions.get("lease_keeper")
+    if keeper is None:
+        keeper = app.extensions["lease_keeper"] = LeaseKeeper(app)
+    return keeper
 
 
 PERSIST_SECONDS = 25.0

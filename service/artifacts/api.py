@@ -52,6 +52,7 @@ class Artifacts(MethodView):
         }
     )
     @blp.response(201, ArtifactSchema)
+    @blp.alt_response(422, description="a form without the part `file`")
     def post(self) -> Any:
         """Upload a file: as the raw body with its `Content-Type`, or as the part `file` of a form.
 
@@ -89,6 +90,7 @@ class OneArtifact(MethodView):
 
     @requires(Scope.ARTIFACTS_WRITE)
     @blp.response(204)
+    @blp.alt_response(409, description="an unfinished job uses it")
     def delete(self, artifact_id: str) -> None:
         """Delete an artifact. 409 while an unfinished job names it in its arguments."""
         artifact = _owned_artifact(artifact_id)
@@ -106,7 +108,14 @@ class ArtifactContent(MethodView):
     """An artifact's bytes."""
 
     @requires(Scope.ARTIFACTS_READ)
-    @blp.doc(responses={"200": {"content": {"application/octet-stream": {}}}, "206": {"description": "a range"}})
+    @blp.doc(
+        responses={
+            "200": {"description": "the bytes", "content": {"application/octet-stream": {}}},
+            "206": {"description": "the range that was asked for"},
+            "304": {"description": "the client has it already"},
+            "416": {"description": "the file has no such range"},
+        }
+    )
     def get(self, artifact_id: str) -> Any:
         """Download an artifact. `Range` is supported."""
         artifact = _owned_artifact(artifact_id)

@@ -2,7 +2,9 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +71,15 @@ class ArtifactStorage:
     def path(self, key: str) -> Path:
         """Where the file lies on this machine."""
         return self.root / key
+
+    def older_than(self, seconds: float) -> Iterator[str]:
+        """The keys of files that were written longer ago than that; unfinished ones included."""
+        limit = time.time() - seconds
+        for folder in self.root.glob("??"):
+            for path in folder.iterdir():
+                with suppress(FileNotFoundError):  # deleted while we look
+                    if path.stat().st_mtime < limit:
+                        yield f"{folder.name}/{path.name}"
 
     def delete(self, key: str) -> None:
         """Remove the file; one that is already gone is fine."""

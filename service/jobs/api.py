@@ -69,6 +69,16 @@ class Jobs(MethodView):
 
     @requires(Scope.JOBS_READ)
     @blp.arguments(JobListQuery, location="query")
+    @blp.doc(
+        responses={
+            "200": {
+                "content": {
+                    "text/csv": {"schema": {"type": "string"}},
+                    "application/x-ndjson": {"schema": {"type": "string"}},
+                }
+            }
+        }
+    )
     @blp.response(200, JobListSchema)
     def get(self, query: dict[str, Any]) -> Any:
         """List jobs, newest first.

@@ -36,7 +36,8 @@ _CLAIM = """
                lease_until = clock_timestamp() + make_interval(secs => :lease_seconds),
                attempt_deadline = clock_timestamp() + make_interval(secs => timeout_seconds + :grace_seconds),
                rung_at = NULL, ring_count = 0, event_seq = event_seq + 1
-         WHERE id = :id AND state = 'queued' AND run_at <= clock_timestamp() AND attempt < max_attempts
+         WHERE id = :id AND (CAST(:type AS text) IS NULL OR type = :type)
+           AND state = 'queued' AND run_at <= clock_timestamp() AND attempt < max_attempts
            AND (expires_at IS NULL OR expires_at > clock_timestamp())
            AND {within_limits}
         RETURNING {columns}
@@ -54,19 +55,26 @@ _CLAIM_LIMITED = text(_CLAIM.format(columns=JOB_COLUMNS, within_limits=WITHIN_LI
 
 
 def claim(
-    job_id: UUID, *, worker: str, lease_seconds: float, grace_seconds: float, limits: Limits = UNDECLARED
+    job_id: UUID,
+    *,
+    worker: str,
+    lease_seconds: float,
+    grace_seconds: float,
+    limits: Limits = UNDECLARED,
+    type_: str | None = None,
 ) -> RowMapping | None:
     """Take a queued job for one attempt. None: the ring was a double, or the job may not start now.
 
     `worker` names the process (node and pid). `grace_seconds` go on top of the job's own timeout: after both the
-    lease is not renewed any more. A job that a rule or a limit holds back goes to the dispatcher, which rings it
-    again when there is room.
+    lease is not renewed any more. With `type_`, only a job of that type is taken: a message may be forged. A job that
+    a rule or a limit holds back goes to the dispatcher, which rings it again when there is room.
     """
     parameters = {
         "id": job_id,
         "worker": worker,
         "lease_seconds": lease_seconds,
         "grace_seconds": grace_seconds,
+        "type": type_,
         **limit_parameters(limits),
     }
     with transaction("claim") as session:

@@ -1,10 +1,12 @@
 """Prune: delete what is past its time, in small batches that hold no lock for long."""
 
+from itertools import islice
+
 from sqlalchemy import text
 
 from service.artifacts.storage import ArtifactStorage
 from service.jobs.queries import FINAL_SQL
-from service.transaction import transaction
+from service.transaction import reading, transaction
 
 # Ids are UUIDv7, so the primary key finds the oldest jobs: no index on a time is needed. Attempts and events go along.
 _PRUNE_JOBS = text(
@@ -60,3 +62,23 @@ def prune(storage: ArtifactStorage, *, days: int, idempotency_hours: int, at_mos
     for key in files:  # after the commit: a file without a row is waste, a row without a file would be a lie
         storage.delete(key)
     return deleted + len(files)
+
+
+ORPHAN_SECONDS = 24 * 3600.0
+"""A file that has no row after so long never gets one: the attempt that wrote it is over."""
+
+_KNOWN_KEYS = text("SELECT storage_key FROM artifacts WHERE storage_key = ANY(CAST(:keys AS text[]))")
+
+
+def prune_orphans(storage: ArtifactStorage, *, batch: int = 500) -> int:
+    """Delete files of attempts that died between writing a file and committing its row; returns how many."""
+    deleted = 0
+    old = storage.older_than(ORPHAN_SECONDS)
+    while keys := list(islice(old, batch)):
+        with reading() as session:
+            known = set(session.execute(_KNOWN_KEYS, {"keys": keys}).scalars())
+        for key in keys:
+            if key not in known:
+                storage.delete(key)
+                deleted += 1
+    return deleted

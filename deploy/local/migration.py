@@ -1,17 +1,16 @@
 """Bring the database to the schema of this code, unless it has it already."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
 from alembic.script import ScriptDirectory
 
+from deploy.commands import MIGRATE
 from deploy.local.guarded import GuardedProcess, StartFailure
-from deploy.local.supervisor import tail
+from deploy.local.logs import tail
 
 MIGRATE_SECONDS = 600
-COMMAND = (sys.executable, "-m", "flask", "--app", "service.app:create_app", "db", "upgrade")
 
 
 def schema_is_current(database_url: str, scripts: Path) -> bool:
@@ -40,6 +39,6 @@ def schema_is_current(database_url: str, scripts: Path) -> bool:
 
 def run_migration(start: Callable[[tuple[str, ...], Path], GuardedProcess], log: Path) -> None:
     """Run the migration command and wait for its end. Raises StartFailure with the end of its log."""
-    status = start(COMMAND, log).wait(MIGRATE_SECONDS)
+    status = start(MIGRATE, log).wait(MIGRATE_SECONDS)
     if status != 0:
         raise StartFailure(f"The migration failed (exit code {status}); the end of {log}:\n{tail(log)}")

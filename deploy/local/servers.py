@@ -11,8 +11,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -24,6 +23,7 @@ from deploy.local.account import Account, give_to
 from deploy.local.binaries import ServerBinary, find_postgres, find_redis
 from deploy.local.engine_record import EngineRecord, write_private
 from deploy.local.guarded import GuardedProcess, StartFailure
+from deploy.local.logs import appending, last_lines
 
 HOST = "127.0.0.1"
 SUPERUSER = "postgres"
@@ -33,7 +33,6 @@ START_SECONDS = 60
 """How long a server may take to answer: recovery after a crash is the slow case."""
 STOP_SECONDS = 10
 START_ATTEMPTS = 4
-LOG_LINES_SHOWN = 8
 NOT_DURABLE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 BUILTIN_LOCALE_SINCE = 17
 RETRIED_FAILURES = re.compile(
@@ -143,7 +142,7 @@ class PostgresServer(Server):
         ]
         for attempt in range(1, START_ATTEMPTS + 1):
             chosen_port = port or free_port()
-            with _appending(log, account) as (output, new_lines):
+            with appending(log, account) as (output, new_lines):
                 process = GuardedProcess.start(
                     [binary.path, "-D", data, *_options([f"port={chosen_port}", *all_settings])],
                     output=output,
@@ -236,7 +235,7 @@ class RedisServer(Server):
         for attempt in range(1, START_ATTEMPTS + 1):
             chosen_port = port or free_port()
             configuration = _redis_configuration(folder, account, port=chosen_port, password=password)
-            with _appending(log, account) as (output, new_lines):
+            with appending(log, account) as (output, new_lines):
                 process = GuardedProcess.start(
                     [binary.path, configuration, *extra_args],
                     output=output,
@@ -281,11 +280,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
-
-
-def last_lines(text: str) -> str:
-    """The end of a log, indented, for a message to people."""
-    return "\n".join(f"    {line}" for line in text.splitlines()[-LOG_LINES_SHOWN:])
 
 
 def _take_folder(folder: Path) -> Account | None:
@@ -390,27 +384,3 @@ def _redis_configuration(folder: Path, account: Account | None, *, port: int, pa
 def _clean_environment() -> dict[str, str]:
     """What a server gets of our environment: nothing that could change what it does (PGDATA, PGPORT, LC_ALL, …)."""
     return {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "TZ": "UTC"}
-
-
-@contextmanager
-def _appending(log: Path, account: Account | None) -> Iterator[tuple[int, "NewLines"]]:
-    """The log opened for appending, and a way to read what has been added since."""
-    new = not log.exists()
-    with log.open("ab") as file:
-        if new:
-            give_to(account, log, mode=0o600)
-        yield file.fileno(), NewLines(log, file.tell())
-
-
-class NewLines:
-    """Reads what was added to a log after a position."""
-
-    def __init__(self, log: Path, position: int) -> None:
-        self._log = log
-        self._position = position
-
-    def __call__(self) -> str:
-        """The added text."""
-        with self._log.open("rb") as file:
-            file.seek(self._position)
-            return file.read().decode(errors="replace")

@@ -12,10 +12,11 @@ from rich.console import Console
 from deploy.local.demo import DemoFailure, run_demo
 from deploy.local.folder import DataFolder, FolderLock, process_exists, stack_process
 from deploy.local.guarded import StartFailure
+from deploy.local.logs import tail
 from deploy.local.roles import MILLRACE_UP
 from deploy.local.stack import LocalStack, Stack
 from deploy.local.summary import print_report
-from deploy.local.supervisor import StopRequested, Supervisor, stop_on_signals, tail
+from deploy.local.supervisor import StopRequested, Supervisor, stop_on_signals
 
 WATCH_SECONDS = 0.2
 DETACHED_START_SECONDS = 180.0

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from deploy.local.guarded import GuardedProcess, StartFailure
-from deploy.local.servers import last_lines
+from deploy.local.logs import tail
 
 READY_SECONDS = 120.0
 POLL_SECONDS = 0.05
@@ -18,7 +18,6 @@ FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 30.0
 STEADY_SECONDS = 30.0
 """Who ran so long before it died starts again with the first, short backoff."""
-TAIL_BYTES = 16_384
 
 
 class StopRequested(BaseException):
@@ -70,7 +69,7 @@ class Supervisor:
             stage.append(_Running(part, part.start(), began))
 
     def wait_until_ready(self) -> None:
-        """Wait for every part that was started. Raises StartFailure when one ends or takes longer than READY_SECONDS."""
+        """Wait for every part that was started. Raises StartFailure when one ends or takes over two minutes."""
         waiting = list(self._all())
         deadline = time.monotonic() + READY_SECONDS
         while waiting:
@@ -156,13 +155,6 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 self._say(f"{part.name} did not stop within {part.stop_grace_seconds:g} s; killing it.")
                 process.kill_everything()
-
-
-def tail(log: Path) -> str:
-    """The last lines of a log file, indented, for a message to people."""
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - TAIL_BYTES))
-        return last_lines(file.read().decode(errors="replace"))
 
 
 @contextmanager

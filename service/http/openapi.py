@@ -45,6 +45,8 @@ EVERYWHERE = {"400": "malformed", "401": "no valid key", "403": "the key lacks t
 
 def complete_document(spec: APISpec) -> None:
     """Put in the job types, the headers and the errors that every route can answer with."""
+    # apispec 6.10 writes each document's components into its options, which here are one dict for all apps.
+    spec.options = copy.deepcopy(spec.options)
     names = add_to_openapi(spec)
     generated = spec.to_dict
 

@@ -72,10 +72,11 @@ class Jobs(MethodView):
     @blp.doc(
         responses={
             "200": {
+                "description": "a page, or all of them as an export",
                 "content": {
                     "text/csv": {"schema": {"type": "string"}},
                     "application/x-ndjson": {"schema": {"type": "string"}},
-                }
+                },
             }
         }
     )

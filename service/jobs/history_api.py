@@ -31,7 +31,7 @@ class JobResult(MethodView):
     """The bare result."""
 
     @requires(Scope.JOBS_READ)
-    @blp.doc(responses={"200": {"content": {"application/json": {"schema": {}}}}})
+    @blp.doc(responses={"200": {"description": "the result", "content": {"application/json": {"schema": {}}}}})
     @blp.response(200, description="the result, as the handler returned it")
     @blp.alt_response(409, description="not finished yet (with Retry-After), or ended without a result")
     def get(self, job_id: str) -> Any:
@@ -73,7 +73,11 @@ class JobEvents(MethodView):
 
     @requires(Scope.JOBS_READ)
     @blp.arguments(EventsQuery, location="query")
-    @blp.doc(responses={"200": {"content": {"text/event-stream": {"schema": {"type": "string"}}}}})
+    @blp.doc(
+        responses={
+            "200": {"description": "the events", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+        }
+    )
     @blp.response(200, EventListSchema)
     @blp.alt_response(204, description="`text/event-stream` only: the job has ended, and there is nothing left to send")
     def get(self, query: dict[str, Any], job_id: str) -> Any:

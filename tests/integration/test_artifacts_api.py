@@ -111,8 +111,8 @@ def test_a_name_that_turns_its_own_ending_around_is_cleaned(client: KeyClient) -
     response = client.post("/artifacts", data=b"x", headers=headers)
 
     assert response.get_json()["name"] == "avsc.exeX-Evil"
-    download = download(client, response.get_json())
-    assert "X-Evil" not in download.headers
+    downloaded = download(client, response.get_json())
+    assert "X-Evil" not in downloaded.headers
 
 
 @pytest.mark.parametrize("content_type", ["", "nonsense", "text/日本", "a/b/c", "text/" + "x" * 200])

@@ -1,6 +1,7 @@
 """What became of a job, over HTTP: its result, its attempts and its events, also as a live stream."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -173,7 +174,7 @@ def test_the_stream_tells_of_progress(app: Flask, client: KeyClient) -> None:
         renew(Claim(claimed.job_id, claimed.token), lease_seconds=30, percent=40, message="page 4 of 10\nand more")
 
     response = client.get(f"/jobs/{job['id']}/events", headers=STREAM, buffered=False)
-    stream = iter(response.response)
+    stream: Iterator[Any] = iter(response.response)
     seen = ""
     while "event: progress" not in seen:
         chunk = next(stream)

@@ -1,0 +1,150 @@
+"""Settings: where they come from, and every refusal to start with a bad one."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from service.app import create_app
+from service.config import BadSetting, Defaults, load_config
+
+GOOD: dict[str, Any] = {
+    "DATABASE_URL": "postgresql+psycopg://nobody@127.0.0.1/none",
+    "BROKER_URL": "redis://127.0.0.1/0",
+    "SECRET_KEY": "only-for-tests-and-at-least-32-characters",
+    "ARTIFACT_DIR": "/nonexistent",
+}
+
+
+@pytest.fixture(autouse=True)
+def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the machine's own settings shines through."""
+    for name in vars(Defaults):
+        monkeypatch.delenv(f"MILLRACE_{name}", raising=False)
+        monkeypatch.delenv(f"MILLRACE_{name}_FILE", raising=False)
+    monkeypatch.delenv("MILLRACE_DEBUG", raising=False)
+
+
+def loaded(**overrides: Any) -> Any:
+    app = Flask("test")
+    load_config(app, "api", {**GOOD, **overrides})
+    return app.config
+
+
+def test_the_four_that_have_no_default_are_enough() -> None:
+    config = loaded()
+
+    assert {name: config[name] for name in GOOD} == GOOD
+    assert config["WAIT_MAX_SECONDS"] == Defaults.WAIT_MAX_SECONDS
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_missing_one_is_named(name: str) -> None:
+    with pytest.raises(BadSetting, match=rf"^MILLRACE_{name} is not set\."):
+        loaded(**{name: ""})
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"SECRET_KEY": "x" * 31}, "MILLRACE_SECRET_KEY is shorter than 32 characters"),
+        ({"DATABASE_URL": "postgresql://nobody@127.0.0.1/none"}, "MILLRACE_DATABASE_URL must begin with"),
+        ({"DATABASE_URL": "sqlite://"}, "MILLRACE_DATABASE_URL must begin with"),
+        ({"ARTIFACT_DIR": "var/artifacts"}, "MILLRACE_ARTIFACT_DIR must be an absolute path"),
+        ({"LEASE_SECONDS": 14.0, "LEASE_RENEW_SECONDS": 5.0}, "MILLRACE_LEASE_SECONDS must be at least three times"),
+        ({"LOG_FORMAT": "xml"}, "MILLRACE_LOG_FORMAT must be json or text"),
+        ({"DEBUG": True}, "DEBUG is on in production"),
+        ({"SECRET_KEY": 12345678901234567890123456789012}, "MILLRACE_SECRET_KEY must be text, not int. Quote it"),
+        ({"DOCS_ENABLED": "False"}, "MILLRACE_DOCS_ENABLED must be true or false, not str"),
+        ({"DOCS_ENABLED": 1}, "MILLRACE_DOCS_ENABLED must be true or false, not int"),
+        ({"DISPATCH_WINDOW": 10.5}, "MILLRACE_DISPATCH_WINDOW must be a whole number, not float"),
+        ({"DISPATCH_WINDOW": True}, "MILLRACE_DISPATCH_WINDOW must be a whole number, not bool"),
+        ({"LEASE_SECONDS": "30s"}, "MILLRACE_LEASE_SECONDS must be a number, not str"),
+        ({"LEASE_SECONDS": True}, "MILLRACE_LEASE_SECONDS must be a number, not bool"),
+        ({"ALLOWED_ORIGINS": "https://a.example"}, "MILLRACE_ALLOWED_ORIGINS must be a list, not str"),
+    ],
+)
+def test_a_bad_one_refuses_to_start_and_says_why(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(BadSetting) as refused:
+        loaded(**settings)
+
+    assert says in str(refused.value)
+
+
+def test_debugging_is_allowed_outside_of_production() -> None:
+    assert loaded(DEBUG=True, ENVIRONMENT="development")["DEBUG"] is True
+
+
+def test_a_whole_number_will_do_for_a_number() -> None:
+    assert loaded(LEASE_SECONDS=60)["LEASE_SECONDS"] == 60
+
+
+def test_the_environment_is_read_as_json_where_it_is_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "MILLRACE_DOCS_ENABLED": "false",
+        "MILLRACE_DISPATCH_WINDOW": "7",
+        "MILLRACE_ALLOWED_ORIGINS": '["https://a.example"]',
+        "MILLRACE_SENTRY_DSN": "https://key@sentry.example/1",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+    config = loaded()
+
+    assert (config["DOCS_ENABLED"], config["DISPATCH_WINDOW"]) == (False, 7)
+    assert config["ALLOWED_ORIGINS"] == ["https://a.example"]
+    assert config["SENTRY_DSN"] == "https://key@sentry.example/1"
+
+
+def test_an_all_digit_secret_from_the_environment_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**GOOD, "SECRET_KEY": "1" * 40}.items():
+        monkeypatch.setenv(f"MILLRACE_{name}", value)
+
+    with pytest.raises(BadSetting, match=r"MILLRACE_SECRET_KEY must be text, not int\. Quote it"):
+        load_config(Flask("test"), "api", None)
+
+    monkeypatch.setenv("MILLRACE_SECRET_KEY", f'"{"1" * 40}"')
+    app = Flask("test")
+    load_config(app, "api", None)
+    assert app.config["SECRET_KEY"] == "1" * 40
+
+
+def test_another_prefix_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLASK_DOCS_ENABLED", "false")
+    monkeypatch.setenv("DOCS_ENABLED", "false")
+
+    assert loaded()["DOCS_ENABLED"] is True
+
+
+def test_the_argument_beats_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_DATABASE_URL", "postgresql+psycopg://production/main")
+    monkeypatch.setenv("MILLRACE_DISPATCH_WINDOW", "7")
+
+    config = loaded(DISPATCH_WINDOW=8)
+
+    assert config["SQLALCHEMY_DATABASE_URI"] == GOOD["DATABASE_URL"]
+    assert config["DISPATCH_WINDOW"] == 8
+
+
+def test_a_nested_variable_does_not_reach_another_app(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_CELERY__broker_url", "redis://elsewhere/0")
+
+    assert loaded()["CELERY"]["broker_url"] == GOOD["BROKER_URL"]
+
+
+def test_two_apps_of_one_process_stay_independent(tmp_path: Path) -> None:
+    first = create_app({**GOOD, "TESTING": True, "MAX_CONTENT_LENGTH": 1000})
+    second = create_app({**GOOD, "TESTING": True, "BROKER_URL": "redis://127.0.0.2/0", "DOCS_ENABLED": False})
+
+    first.config["CELERY"]["task_queues"].clear()
+    first.config["ALLOWED_ORIGINS"] = ["https://a.example"]
+
+    assert second.config["MAX_CONTENT_LENGTH"] == Defaults.MAX_CONTENT_LENGTH
+    assert second.config["CELERY"]["task_queues"]
+    assert second.config["ALLOWED_ORIGINS"] == ()
+    celery = {app: app.extensions["celery"] for app in (first, second)}
+    assert celery[first].conf.broker_url == GOOD["BROKER_URL"]
+    assert celery[second].conf.broker_url == "redis://127.0.0.2/0"
+    assert "api-docs" in first.blueprints
+    assert "api-docs" not in second.blueprints
+    assert first.extensions["openapi"] is not second.extensions["openapi"]

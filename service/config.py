@@ -212,7 +212,6 @@ def _flask_sqlalchemy(config: Mapping[str, Any], role: Role) -> dict[str, Any]:
     return {
         "SQLALCHEMY_DATABASE_URI": config["DATABASE_URL"],
         "SQLALCHEMY_ENGINE_OPTIONS": {
-            "pool_pre_ping": True,
             "pool_recycle": 1800,
             "pool_size": config["DATABASE_POOL_SIZE"] if role == "api" else 2,
             "max_overflow": config["DATABASE_POOL_OVERFLOW"] if role == "api" else 2,

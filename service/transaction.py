@@ -1,16 +1,17 @@
 """One way to write: everything in the block commits together, or nothing does."""
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import orjson
 import psycopg
-from sqlalchemy import event
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Executable, RowMapping, event
+from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import Pool
+from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
 from service.extensions import db
 from service.failpoints import failpoint
@@ -32,6 +33,24 @@ def transaction(name: str = "transaction") -> Iterator[Session]:
     except BaseException:
         session.rollback()
         raise
+
+
+def execute_alone(
+    statement: Executable, parameters: Mapping[str, Any], *, name: str = "transaction"
+) -> Sequence[RowMapping]:
+    """One statement that is a transaction of its own: PostgreSQL commits it in the same round trip.
+
+    For statements that do all their work in one go; the guards stand in them. `name` tells its failpoints, as in
+    `transaction`. Raises CommitUnsure.
+    """
+    engine = db.engine.execution_options(isolation_level="AUTOCOMMIT")
+    failpoint(name, "before_commit")
+    _warnings.messages.clear()
+    with engine.connect() as connection:
+        rows = connection.execute(statement, parameters).mappings().all()
+    _refuse_warnings()
+    failpoint(name, "after_commit")
+    return rows
 
 
 class CommitUnsure(SQLAlchemyError):
@@ -58,8 +77,35 @@ def _commit(session: Session) -> None:
     """
     _warnings.messages.clear()
     session.commit()
+    _refuse_warnings()
+
+
+def _refuse_warnings() -> None:
     if _warnings.messages:
         raise CommitUnsure(_warnings.messages[0])
+
+
+TRUSTED_SECONDS = 1.0
+"""A connection that was used so lately is taken to be alive: asking costs a round trip. If it is not, the request is
+answered 503 and the whole pool is renewed."""
+
+
+@event.listens_for(Pool, "checkin")
+def _note_use(_connection: object, record: ConnectionPoolEntry) -> None:
+    record.info["used"] = time.monotonic()
+
+
+@event.listens_for(Pool, "checkout")
+def _check_idle(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
+    """Ask a connection that lay idle whether it is alive; the pool replaces one that is not."""
+    if time.monotonic() - record.info.get("used", time.monotonic()) < TRUSTED_SECONDS:
+        return
+    try:
+        connection.execute("")
+        if not connection.autocommit:
+            connection.rollback()
+    except psycopg.Error as error:
+        raise DisconnectionError from error
 
 
 @event.listens_for(Pool, "connect")
@@ -74,8 +120,12 @@ def _note_warning(notice: psycopg.errors.Diagnostic) -> None:
 
 @contextmanager
 def reading() -> Iterator[Session]:
-    """A database transaction that only reads; the connection goes back to the pool at the end of the block."""
+    """Reads without a transaction around them: each statement sees what is committed, in one round trip.
+
+    The connection goes back to the pool at the end of the block.
+    """
     session: Session = db.session()
+    session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
     try:
         yield session
     finally:

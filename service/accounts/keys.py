@@ -14,7 +14,7 @@ from sqlalchemy import RowMapping, text
 
 from service.accounts.scopes import TENANT_SCOPES, Scope
 from service.ids import uuid7
-from service.transaction import reading, transaction
+from service.transaction import execute_alone, reading, transaction
 
 KEY_START = "mr"
 _WELL_FORMED = re.compile(rf"{KEY_START}_([a-z2-7]+)_([a-z2-7]+)")
@@ -101,14 +101,14 @@ def verify_key(key: str) -> Principal | None:
     if match is None:
         return None
     prefix, secret = match.groups()
-    with reading() as session:
-        row = session.execute(_FIND, {"prefix": prefix, "seconds": _USED_AGAIN_AFTER_SECONDS}).first()
-    if row is None or not hmac.compare_digest(bytes(row.secret_hash), _hash(secret)):
+    rows = execute_alone(_FIND, {"prefix": prefix, "seconds": _USED_AGAIN_AFTER_SECONDS}, name="verify_key")
+    row = rows[0] if rows else None
+    if row is None or not hmac.compare_digest(bytes(row["secret_hash"]), _hash(secret)):
         return None
-    if row.is_use_news:
+    if row["is_use_news"]:
         with transaction() as session:
-            session.execute(_USED, {"id": row.id})
-    return Principal(row.tenant_id, row.id, frozenset(row.scopes))
+            session.execute(_USED, {"id": row["id"]})
+    return Principal(row["tenant_id"], row["id"], frozenset(row["scopes"]))
 
 
 def list_keys(tenant: str) -> list[RowMapping]:

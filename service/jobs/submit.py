@@ -17,7 +17,7 @@ from service.jobs.queries import JOB_COLUMNS, UNFINISHED_SQL, find_job
 from service.jobs.ring import Bell
 from service.jobs.states import State
 from service.jobs.types import JobType, UnknownJobType, registry
-from service.transaction import to_jsonb, transaction
+from service.transaction import execute_alone, to_jsonb, transaction
 
 OnConflict = Literal["use_existing", "reject", "replace"]
 
@@ -95,10 +95,14 @@ def submit(
     no error: the dispatcher rings later.
     """
     job_type = check(new)
-    with transaction("submit") as session:
-        submitted = store(
-            session, tenant_id, new, job_type, idempotency=idempotency, request_id=request_id, ring=bell.is_worth_trying
-        )
+    parameters = _parameters(
+        tenant_id, new, job_type, idempotency=idempotency, request_id=request_id, ring=bell.is_worth_trying
+    )
+    if new.unique_key is None and (rows := execute_alone(_STORE, parameters, name="submit")):
+        submitted = Submitted(rows[0], "created")  # nearly always: one round trip
+    else:
+        with transaction("submit") as session:
+            submitted = _store(session, tenant_id, new, parameters, idempotency)
     if submitted.outcome == "created" and submitted.job["rung_at"] is not None:
         bell.ring(submitted.job)  # only after the commit: a worker must never be faster than the row
     return submitted
@@ -178,7 +182,20 @@ def store(
     ring: bool = False,
 ) -> Submitted:
     """Write the job in the caller's transaction. With `ring` it is marked as rung if its queue has no backlog."""
-    parameters: dict[str, Any] = {
+    parameters = _parameters(tenant_id, new, job_type, idempotency=idempotency, request_id=request_id, ring=ring)
+    return _store(session, tenant_id, new, parameters, idempotency)
+
+
+def _parameters(
+    tenant_id: UUID,
+    new: NewJob,
+    job_type: JobType,
+    *,
+    idempotency: Idempotency | None,
+    request_id: str | None,
+    ring: bool,
+) -> dict[str, Any]:
+    return {
         "id": uuid7(),
         "tenant_id": tenant_id,
         "key": idempotency.key if idempotency else None,
@@ -203,6 +220,11 @@ def store(
         # What is limited is rung by the dispatcher, which counts.
         "ring": ring and new.concurrency_key is None and job_type.max_running is None and job_type.rate is None,
     }
+
+
+def _store(
+    session: Session, tenant_id: UUID, new: NewJob, parameters: dict[str, Any], idempotency: Idempotency | None
+) -> Submitted:
     job = session.execute(_STORE, parameters).mappings().first()
     if job is not None:
         return Submitted(job, "created")

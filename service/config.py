@@ -222,6 +222,8 @@ def _flask_sqlalchemy(config: Mapping[str, Any], role: Role) -> dict[str, Any]:
                 "keepalives_idle": 15,
                 "keepalives_interval": 5,
                 "keepalives_count": 3,
+                # Keepalives are silent while a statement is under way to a host that has vanished; this bounds that.
+                "tcp_user_timeout": 20_000,
                 "prepare_threshold": 5 if config["DATABASE_PREPARE"] else None,
             },
         },

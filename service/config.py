@@ -1,8 +1,8 @@
 """Settings: the only reader of the environment. A bad one refuses to start, and says what to do.
 
 Every setting below can be given as an environment variable with the prefix `MILLRACE_`
-(`MILLRACE_DATABASE_URL=postgresql+psycopg://…`). Values are parsed as JSON where they are JSON, so `true`, `30` and
-`["a"]` have their types; what is not JSON is text.
+(`MILLRACE_DATABASE_URL=postgresql+psycopg://…`). Values are parsed as JSON where they are JSON, so `true` and `30`
+have their types; what is not JSON is text.
 
 Whatever is secret can come from a file instead, so that it stands in no environment: `MILLRACE_DATABASE_URL_FILE=
 /run/secrets/database_url`. What the file holds is read as it would be from the variable, without the line break at
@@ -11,6 +11,7 @@ its end; a setting that is text stays text, though it be all digits.
 
 import copy
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,7 +45,7 @@ class Defaults:
     """Set to false behind PgBouncer in transaction mode."""
     BROKER_URL = ""
     """Redis, as `redis://:password@host:port/0` (also `rediss://` and `sentinel://`)."""
-    BROKER_VISIBILITY_TIMEOUT = 7200
+    BROKER_VISIBILITY_TIMEOUT = 7 * 3600
     """Redelivery of unacknowledged messages by Redis; recovery does not depend on it. Above the longest job timeout."""
     SECRET_KEY = ""
 
@@ -75,7 +76,6 @@ class Defaults:
 
     OUTGOING_ALLOW_PRIVATE = False
     """Whether jobs may call loopback and private addresses."""
-    ALLOWED_ORIGINS: tuple[str, ...] = ()
     PROXY_FIX_FOR = 0
     """How many trusted proxies set `X-Forwarded-For`, `-Proto`."""
     DOCS_ENABLED = True
@@ -85,7 +85,7 @@ class Defaults:
     SENTRY_DSN = ""
     ENVIRONMENT = "production"
     FAILPOINTS = ""
-    """Where the process dies, sleeps or stumbles, for tests of faults (`service/failpoints.py`). Never in production."""
+    """Where the process dies, sleeps or stumbles, for tests of faults (`service/failpoints.py`). Not in production."""
     HEARTBEAT_FILE = ""
     """A file that worker and beat touch while they are healthy, for health checks of containers."""
 
@@ -143,16 +143,12 @@ def _check(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
 def _check_kinds(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     for name, default in defaults.items():
         value = config[name]
-        expected = (
-            (int, float)
-            if isinstance(default, float)
-            else (list, tuple)
-            if isinstance(default, tuple)
-            else type(default)
-        )
+        expected = (int, float) if isinstance(default, float) else type(default)
         if not isinstance(value, expected) or (isinstance(value, bool) and not isinstance(default, bool)):
             hint = " Quote it, so that it is read as text." if isinstance(default, str) else ""
             raise BadSetting(f"{ENV_PREFIX}_{name} must be {_kind(default)}, not {type(value).__name__}.{hint}")
+        if isinstance(value, int | float) and value < 0:
+            raise BadSetting(f"{ENV_PREFIX}_{name} must not be negative.")
 
 
 def _check_values(config: Mapping[str, Any]) -> None:
@@ -169,14 +165,16 @@ def _check_values(config: Mapping[str, Any]) -> None:
         raise BadSetting(f"{ENV_PREFIX}_ARTIFACT_DIR must be an absolute path, the same folder for API and workers.")
     if config["LEASE_RENEW_SECONDS"] * 3 > config["LEASE_SECONDS"]:
         raise BadSetting(f"{ENV_PREFIX}_LEASE_SECONDS must be at least three times {ENV_PREFIX}_LEASE_RENEW_SECONDS.")
+    if config["LOG_LEVEL"] not in logging.getLevelNamesMapping():
+        raise BadSetting(f"{ENV_PREFIX}_LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR.")
     if config["LOG_FORMAT"] not in {"json", "text"}:
         raise BadSetting(f"{ENV_PREFIX}_LOG_FORMAT must be json or text.")
+    _check_production(config)
+
+
+def _check_production(config: Mapping[str, Any]) -> None:
     if config["DEBUG"] and config["ENVIRONMENT"] == "production":
         raise BadSetting("DEBUG is on in production. Unset it, or set MILLRACE_ENVIRONMENT=development.")
-    _check_failpoints(config)
-
-
-def _check_failpoints(config: Mapping[str, Any]) -> None:
     if config["FAILPOINTS"] and config["ENVIRONMENT"] == "production":
         raise BadSetting(f"{ENV_PREFIX}_FAILPOINTS makes processes die on purpose: unset it in production.")
     try:
@@ -190,9 +188,7 @@ def _kind(default: object) -> str:
         return "true or false"
     if isinstance(default, int):
         return "a whole number"
-    if isinstance(default, float):
-        return "a number"
-    return "a list" if isinstance(default, tuple) else "text"
+    return "a number" if isinstance(default, float) else "text"
 
 
 def _flask_sqlalchemy(config: Mapping[str, Any], role: Role) -> dict[str, Any]:
@@ -212,6 +208,7 @@ def _flask_sqlalchemy(config: Mapping[str, Any], role: Role) -> dict[str, Any]:
     return {
         "SQLALCHEMY_DATABASE_URI": config["DATABASE_URL"],
         "SQLALCHEMY_ENGINE_OPTIONS": {
+            "hide_parameters": True,  # arguments are the customer's: an error's text must not carry them into a log
             "pool_recycle": 1800,
             "pool_size": config["DATABASE_POOL_SIZE"] if role == "api" else 2,
             "max_overflow": config["DATABASE_POOL_OVERFLOW"] if role == "api" else 2,

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 
+import orjson
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import DateTime, MetaData
@@ -24,5 +25,6 @@ class Base(DeclarativeBase):
     registry = registry(metadata=_metadata, type_annotation_map={datetime: DateTime(timezone=True)})
 
 
-db = SQLAlchemy(model_class=Base, disable_autonaming=True)
+# orjson reads a number beyond 64 bits as a double, which is what it was: PostgreSQL writes 1e20 out in full.
+db = SQLAlchemy(model_class=Base, disable_autonaming=True, engine_options={"json_deserializer": orjson.loads})
 migrate = Migrate()

@@ -87,7 +87,9 @@ def parse(setting: str) -> dict[str, Failpoint]:
     for rule in filter(None, map(str.strip, setting.split(";"))):
         match = _RULE.fullmatch(rule)
         if match is None or match["action"] not in ACTIONS:
-            raise BadFailpoint(f"{rule!r} does not read as place.moment=exit|sleep:seconds|raise[,p=][,times=][,token=]")
+            raise BadFailpoint(
+                f"{rule!r} does not read as place.moment=exit|sleep:seconds|raise[,p=][,times=][,token=]"
+            )
         conditions = dict(pair.split("=", 1) for pair in match["conditions"].split(",")[1:])
         if unknown := conditions.keys() - {"p", "times", "token"}:
             raise BadFailpoint(f"{rule!r} has an unknown condition: {', '.join(sorted(unknown))}")

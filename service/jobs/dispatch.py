@@ -154,15 +154,11 @@ _SET_RING_DIRECTLY = text(
 
 
 def _ring_and_mark(bell: Bell, jobs: Sequence[RowMapping]) -> int:
-    rung = []
-    for job in jobs:
-        if not bell.ring(job):
-            break
-        rung.append(job["id"])
+    rung = bell.ring_all(jobs)
     if rung:
         with transaction("mark_rung") as session:
-            session.execute(_MARK_RUNG, {"ids": rung})
-    return len(rung)
+            session.execute(_MARK_RUNG, {"ids": [job["id"] for job in jobs[:rung]]})
+    return rung
 
 
 def _broker_depth(celery: Celery, queue: Queue) -> int | None:

@@ -28,7 +28,7 @@ from service.http.openapi import OPENAPI_SETTINGS, complete_document
 from service.http.problems import ProblemSchema, register_error_handlers
 from service.http.request_ids import give_request_ids
 from service.jobs import api as jobs_api
-from service.jobs import catalogue_api, history_api, integrity_api
+from service.jobs import batch_api, catalogue_api, history_api, integrity_api
 from service.jobs import models as jobs_models
 from service.jobs.ring import Bell
 from service.jobs.waiting import WaitingRoom
@@ -39,7 +39,7 @@ SERVICE_FOLDER = Path(__file__).parent
 MODELS = (accounts_models, artifacts_models, jobs_models, schedules_models)
 """Every table, so that foreign keys find what they point to, whichever feature is used first."""
 
-BLUEPRINTS = (jobs_api.blp, history_api.blp, artifacts_api.blp, catalogue_api.blp, integrity_api.blp)
+BLUEPRINTS = (jobs_api.blp, batch_api.blp, history_api.blp, artifacts_api.blp, catalogue_api.blp, integrity_api.blp)
 
 
 def create_app(config: Mapping[str, Any] | None = None, *, role: Role = "api") -> Flask:

@@ -40,6 +40,7 @@ def upgrade() -> None:
         sa.Column("count", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("hour", "kind", name=op.f("pk_repairs")),
     )
+    op.add_column("idempotency_keys", sa.Column("job_ids", sa.ARRAY(sa.Uuid()), nullable=True))
     op.add_column("jobs", sa.Column("concurrency_key", sa.Text(), nullable=True))
     op.drop_index(
         op.f("ix_jobs_to_ring"), table_name="jobs", postgresql_where="((state = 'queued'::text) AND (rung_at IS NULL))"
@@ -71,6 +72,7 @@ def downgrade() -> None:
         postgresql_where="((state = 'queued'::text) AND (rung_at IS NULL))",
     )
     op.drop_column("jobs", "concurrency_key")
+    op.drop_column("idempotency_keys", "job_ids")
     op.drop_table("repairs")
     op.drop_table("rate_buckets")
     op.drop_table("dispatch_rules")

@@ -5,6 +5,7 @@ from typing import Any
 
 from marshmallow import RAISE, Schema, ValidationError, fields, validate, validates_schema
 
+from service.http.problems import FieldErrorSchema
 from service.jobs.states import State
 from service.queues import Queue
 
@@ -70,6 +71,30 @@ class NewJobSchema(StrictSchema):
     def _one_time(self, data: dict[str, Any], **_: Any) -> None:
         if "run_at" in data and "delay" in data:
             raise ValidationError("Give run_at or delay, not both.", "delay")
+
+
+class NewBatchSchema(StrictSchema):
+    """Many jobs in one call."""
+
+    jobs = fields.List(fields.Raw(), required=True, metadata={"description": "up to 10,000; each as for `POST /jobs`"})
+    atomic = fields.Boolean(
+        load_default=True, metadata={"description": "all or none; otherwise the valid ones, and one answer for each"}
+    )
+
+
+class BatchItemSchema(Schema):
+    """What became of one job of a batch."""
+
+    status = fields.Integer(metadata={"description": "202 made, 200 existed already, 422 not valid"})
+    id = fields.UUID(allow_none=True)
+    state = fields.String(allow_none=True)
+    errors = fields.List(fields.Nested(FieldErrorSchema))
+
+
+class BatchSchema(Schema):
+    """The answer to a batch, one item per job, in order."""
+
+    items = fields.List(fields.Nested(BatchItemSchema))
 
 
 class SubmitQuery(StrictSchema):

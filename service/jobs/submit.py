@@ -218,7 +218,7 @@ def _parameters(
         "schedule_id": new.schedule_id,
         "request_id": request_id,
         # What is limited is rung by the dispatcher, which counts.
-        "ring": ring and new.concurrency_key is None and job_type.max_running is None and job_type.rate is None,
+        "ring": ring and new.concurrency_key is None and not job_type.is_limited,
     }
 
 

@@ -43,6 +43,11 @@ class JobType:
     """At most so many starts per so many seconds; an operator's rule overrides it."""
     example: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether the type itself declares a limit, so that only the dispatcher, which counts, may ring its jobs."""
+        return self.max_running is not None or self.rate is not None
+
 
 class UnknownJobType(LookupError):
     """No job type of that name is registered."""

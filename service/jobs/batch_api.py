@@ -1,0 +1,99 @@
+"""`POST /jobs/batch`: many jobs in one call."""
+
+from typing import Any
+
+from flask import current_app, g, request
+from flask.views import MethodView
+from marshmallow import ValidationError
+
+from service.accounts.scopes import Scope
+from service.http.body import StrictBlueprint
+from service.http.idempotency import idempotency_of_request
+from service.http.identity import principal, requires
+from service.http.problems import Problem, pointers
+from service.jobs.batch import BatchItem, submit_batch
+from service.jobs.schemas import BatchSchema, NewBatchSchema, NewJobSchema
+from service.jobs.submit import InvalidJob, NewJob, check
+
+blp = StrictBlueprint("batch", __name__, url_prefix="/api/v1", description="Many jobs in one call")
+
+BYTES_PER_JOB = 2048
+FAULTS_SHOWN = 100
+"""Most faulty jobs that one refusal lists."""
+
+
+@blp.before_request
+def _allow_a_long_body() -> None:
+    limit: int = current_app.config["BATCH_MAX_JOBS"] * BYTES_PER_JOB
+    request.max_content_length = max(limit, current_app.config["MAX_CONTENT_LENGTH"])
+
+
+@blp.route("/jobs/batch")
+class JobBatch(MethodView):
+    """A batch."""
+
+    @requires(Scope.JOBS_WRITE)
+    @blp.arguments(NewBatchSchema)
+    @blp.response(202, BatchSchema)
+    @blp.alt_response(207, schema=BatchSchema, description="not atomic, and some jobs were not valid")
+    def post(self, body: dict[str, Any]) -> Any:
+        """Submit up to 10,000 jobs in one call.
+
+        Atomic: all or none, 422 with a pointer for each faulty job. Not atomic: the valid ones are stored, together,
+        and there is one answer per job, in order. One `Idempotency-Key` covers the call.
+        """
+        sent: list[Any] = body["jobs"]
+        most: int = current_app.config["BATCH_MAX_JOBS"]
+        if not 1 <= len(sent) <= most:
+            fault = {"pointer": "/jobs", "message": f"A batch has 1 to {most:,} jobs; this one has {len(sent):,}."}
+            raise Problem(422, "invalid", "The batch is not valid; `errors` says where.", errors=[fault])
+        checked = [_checked(index, raw) for index, raw in enumerate(sent)]
+        jobs = [item for item in checked if isinstance(item, NewJob)]
+        faults = [item for item in checked if not isinstance(item, NewJob)]
+        if faults and (body["atomic"] or not jobs):
+            listed = [fault for item in faults[:FAULTS_SHOWN] for fault in item]
+            detail = f"{len(faults):,} of {len(sent):,} jobs are not valid; nothing was stored."
+            raise Problem(422, "invalid", detail, errors=listed)
+        batch = submit_batch(
+            current_app.extensions["bell"],
+            principal().tenant_id,
+            jobs,
+            idempotency=idempotency_of_request(body),
+            request_id=g.request_id,
+        )
+        stored = iter(batch.items)
+        items = [_stored(next(stored)) if isinstance(item, NewJob) else _refused(item) for item in checked]
+        headers = {"Idempotent-Replayed": "true"} if batch.is_replay else {}
+        return {"items": items}, 207 if faults else 202, headers
+
+
+_schema = NewJobSchema()
+
+
+def _checked(index: int, raw: Any) -> NewJob | list[dict[str, str]]:
+    """The job, or its faults with pointers into the batch."""
+    try:
+        new = NewJob(**(raw if _is_plain(raw) else _schema.load(raw)))
+        if new.on_conflict == "replace":
+            raise InvalidJob({"on_conflict": ["A batch replaces nothing; submit this job alone."]})
+        check(new)
+    except ValidationError as error:
+        return list(pointers(error.normalized_messages(), f"/jobs/{index}"))
+    except InvalidJob as error:
+        return list(pointers(error.errors, f"/jobs/{index}"))
+    return new
+
+
+def _is_plain(raw: Any) -> bool:
+    """Type and arguments and nothing else, as most jobs of large batches are: there is nothing for a schema to do."""
+    return (
+        type(raw) is dict and raw.keys() == {"type", "args"} and type(raw["type"]) is str and type(raw["args"]) is dict
+    )
+
+
+def _stored(item: BatchItem) -> dict[str, Any]:
+    return {"status": 202 if item.outcome == "created" else 200, "id": item.id, "state": item.state}
+
+
+def _refused(faults: list[dict[str, str]]) -> dict[str, Any]:
+    return {"status": 422, "errors": faults}

@@ -1,6 +1,6 @@
 """Accept many jobs in one call: one statement, one commit, one push."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
@@ -103,7 +103,8 @@ _STORE_ALL: Executable = text(
                           rung_at)
         SELECT id, :tenant_id, type, queue, CASE WHEN run_at > now THEN 'scheduled' ELSE 'queued' END, priority,
                CAST(args AS jsonb), ARRAY(SELECT jsonb_array_elements_text(CAST(tags AS jsonb))),
-               CAST(metadata AS jsonb), unique_key, concurrency_key, max_attempts, timeout_seconds, now, run_at, expires_at, :request_id,
+               CAST(metadata AS jsonb), unique_key, concurrency_key, max_attempts, timeout_seconds, now,
+               run_at, expires_at, :request_id,
                CASE WHEN ring AND run_at <= now AND position <= :window AND queue IN (SELECT queue FROM open_queues)
                      AND type NOT IN (SELECT name FROM held_types) THEN now END
           FROM sent ORDER BY position
@@ -182,7 +183,6 @@ def _resolve(
     idempotency: Idempotency | None,
 ) -> Batch:
     """Answer a repeat with the first answer, and jobs that were left out with the ones that hold their unique keys."""
-    known: Mapping[str, Any] | None = None
     if idempotency is not None:
         parameters = {"tenant_id": tenant_id, "key": idempotency.key}
         known = session.execute(_KNOWN, parameters).mappings().one()

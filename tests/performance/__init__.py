@@ -1,0 +1,1 @@
+"""Benchmarks: Millrace as shipped beside its peers, in turns. `python -m tests.performance.run --help`."""

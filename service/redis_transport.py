@@ -9,14 +9,31 @@ import logging
 from queue import Empty
 from typing import Any
 
+import orjson
 from kombu import transport as kombu_transport
 from kombu.transport import redis
+from kombu.transport.virtual import Message
 
 log = logging.getLogger(__name__)
 
 
+MALFORMED = (ValueError, TypeError, KeyError, AttributeError)
+"""What kombu 5.7.0 and celery 5.7.0 raise, and end the worker with, over a message that is not shaped like one."""
+
+
+class CheckedMessage(Message):
+    """A message whose shape was looked at before anybody relies on it. Raises one of MALFORMED."""
+
+    def __init__(self, payload: Any, channel: Any = None, **kwargs: Any) -> None:
+        super().__init__(payload, channel=channel, **kwargs)
+        shapes = ((self.delivery_tag, str), (self.delivery_info, dict), (self.properties, dict), (self.headers, dict))
+        if not all(isinstance(value, kind) for value, kind in shapes) or self.content_type != "application/json":
+            raise ValueError("not a message of ours")
+        orjson.loads(self.body)
+
+
 class MendedChannel(redis.Channel):
-    """The Redis channel, closed for good by the first `close()` even if the server is gone.
+    """The Redis channel, not to be ended by a malformed message, and closed for good by the first `close()`.
 
     Seen in kombu 5.7.0 under celery 5.7.0: closing a channel whose BRPOP is under way reads the reply, and with Redis
     gone that raises before the channel is marked closed; closing remote control's channel raises likewise when it
@@ -25,6 +42,19 @@ class MendedChannel(redis.Channel):
     messages back, has no client left to connect with, and ends the worker's main process with `AttributeError:
     'NoneType' object has no attribute 'hostname'`. kombu 5.6 is free of it.
     """
+
+    Message = CheckedMessage
+
+    def _brpop_read(self, **options: Any) -> Any:
+        """Take one message; one that is malformed is refused, and the consumer goes on.
+
+        Whoever may write to Redis could otherwise end every worker with one line. A ring lost that way is rung again.
+        """
+        try:
+            return super()._brpop_read(**options)
+        except MALFORMED as error:
+            log.error("refused a malformed message: %s", type(error).__name__)  # noqa: TRY400 - its content is not ours
+            raise Empty from None
 
     def close(self) -> None:
         """Close the channel. A server that does not answer costs the messages their early return, nothing more."""

@@ -1,6 +1,7 @@
 """What a handler is given, and the ways in which it may end other than by returning."""
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,11 @@ class RetryLater(Exception):
 Effect = Callable[[Session], None]
 
 
+def storable(text: str) -> str:
+    """The text with what PostgreSQL cannot hold (NUL, lone surrogates) replaced."""
+    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
+
+
 @dataclass
 class JobContext:
     """One attempt, as its handler sees it.
@@ -64,7 +70,8 @@ class JobContext:
 
     def progress(self, percent: float, message: str = "") -> None:
         """Say how far the job is: 0 to 100, and a few words for people. Cheap; call it as often as you like."""
-        self.report_progress(min(max(float(percent), 0.0), 100.0), message[:500])
+        shown = 0.0 if math.isnan(percent) else min(max(float(percent), 0.0), 100.0)
+        self.report_progress(shown, storable(message[:500]))
 
     def open_artifact(self, artifact_id: UUID | str) -> FoundArtifact:
         """The uploaded or earlier made file of this tenant: `path`, `name`, `content_type`, `size`.

@@ -29,7 +29,7 @@ from service.jobs.limits import Limits
 from service.jobs.retry import backoff_seconds
 from service.jobs.types import Handler, JobType, RetryPolicy, registry
 from service.queues import Queue
-from worker.context import JobContext, PermanentFailure, RetryLater
+from worker.context import JobContext, PermanentFailure, RetryLater, storable
 from worker.job_request import JobCancelled, worker_name
 from worker.lease import Interrupted, LeaseKeeper, Reason
 
@@ -73,9 +73,6 @@ class JobTask(FlaskTask):
                 raise Ignore from None
             except Interrupted as interrupted:
                 self._end_interrupted(held, interrupted.reason)
-            except (SystemExit, KeyboardInterrupt):
-                _persist(lambda: give_back(held))
-                raise
             except BaseException as error:  # noqa: BLE001 - whatever a handler raises ends the attempt, truthfully
                 self._end_failed(held, job, error)
             log.info("job %s succeeded", held.job_id, extra=_log_fields(ended))
@@ -132,7 +129,7 @@ class JobTask(FlaskTask):
                 raise PermanentFailure(message, kind="invalid_arguments") from None
             try:
                 with keeper.interruptible(watch):
-                    result = self.run(context, **arguments)
+                    result = self._call_handler(context, arguments)
                 _check_result(result, limit=app.config["RESULT_MAX_BYTES"])
             except BaseException:
                 for artifact in context.artifacts:  # nothing was committed that names them
@@ -141,6 +138,14 @@ class JobTask(FlaskTask):
             finally:
                 db.session.remove()  # what the handler left open in its own session is not ours to commit
             return result, context
+
+    def _call_handler(self, context: JobContext, arguments: Mapping[str, Any]) -> Any:
+        own_pid = os.getpid()
+        try:
+            return self.run(context, **arguments)
+        finally:
+            if os.getpid() != own_pid:
+                os._exit(0)  # the handler forked, and its child came back from it: the attempt is the parent's to end
 
     def _end_interrupted(self, held: Claim, reason: Reason) -> NoReturn:
         try:
@@ -158,11 +163,10 @@ class JobTask(FlaskTask):
 
     def _end_failed(self, held: Claim, job: RowMapping, error: BaseException) -> NoReturn:
         cause, delay = self._verdict(error, job)
-        kind = getattr(cause, "kind", type(cause).__name__)
-        told = {"type": kind, "message": str(cause)[:2000] or kind}
+        told = _describe(cause)
         if isinstance(cause, SoftTimeLimitExceeded):
             told = {"type": "timeout", "message": f"The attempt took longer than its {job['timeout_seconds']} seconds."}
-        text = "".join(traceback.format_exception(cause))[-20_000:]
+        text = storable("".join(traceback.format_exception(cause))[-20_000:])
         try:
             ended = _persist(lambda: fail(held, told, traceback=text, retry_after=delay))
         except ClaimLost:
@@ -186,9 +190,20 @@ class JobTask(FlaskTask):
         cause, delay = (error.cause, error.delay) if isinstance(error, RetryWanted) else (error, None)
         if isinstance(cause, RetryLater):
             return cause, max(cause.after_seconds, 0.0)
-        if delay is None and isinstance(cause, SoftTimeLimitExceeded | MemoryError):
+        if delay is None and isinstance(cause, SoftTimeLimitExceeded | MemoryError | SystemExit | KeyboardInterrupt):
             return cause, backoff_seconds(registry.get(job["type"]).retry, attempt=job["attempt"])
         return cause, delay
+
+
+def _describe(cause: BaseException) -> dict[str, str]:
+    """The job's error, whatever the exception makes of being asked."""
+    kind = getattr(cause, "kind", None)
+    kind = kind if isinstance(kind, str) else type(cause).__name__
+    try:
+        message = str(cause)
+    except Exception:  # noqa: BLE001 - a handler's own exception may fail at that, too
+        message = ""
+    return {"type": storable(kind), "message": storable(message[:2000]) or storable(kind)}
 
 
 def _lease_keeper(app: Flask) -> LeaseKeeper:

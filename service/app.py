@@ -24,6 +24,7 @@ from service.failpoints import arm
 from service.http import docs, health
 from service.http.headers import add_security_headers
 from service.http.identity import guard_requests
+from service.http.json import FastJSONProvider
 from service.http.openapi import OPENAPI_SETTINGS, complete_document
 from service.http.problems import ProblemSchema, register_error_handlers
 from service.http.request_ids import give_request_ids
@@ -66,6 +67,7 @@ def create_app(config: Mapping[str, Any] | None = None, *, role: Role = "api") -
 
 def add_http(app: Flask) -> None:
     """The HTTP side. The order of the request hooks is their order here."""
+    app.json = FastJSONProvider(app)
     give_request_ids(app)
     guard_requests(app)
     add_security_headers(app)

@@ -8,7 +8,8 @@ from typing import Any
 
 import orjson
 import psycopg
-from sqlalchemy import Executable, RowMapping, event
+from flask import current_app
+from sqlalchemy import Engine, Executable, RowMapping, event
 from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry, Pool
@@ -43,14 +44,22 @@ def execute_alone(
     For statements that do all their work in one go; the guards stand in them. `name` tells its failpoints, as in
     `transaction`. Raises CommitUnsure.
     """
-    engine = db.engine.execution_options(isolation_level="AUTOCOMMIT")
     failpoint(name, "before_commit")
     _warnings.messages.clear()
-    with engine.connect() as connection:
+    with _autocommit_engine().connect() as connection:
         rows = connection.execute(statement, parameters).mappings().all()
     _refuse_warnings()
     failpoint(name, "after_commit")
     return rows
+
+
+def _autocommit_engine() -> Engine:
+    """The app's engine with the option set; kept, because setting it costs as much as a statement."""
+    extensions = current_app.extensions
+    engine: Engine | None = extensions.get("autocommit_engine")
+    if engine is None:
+        engine = extensions["autocommit_engine"] = db.engine.execution_options(isolation_level="AUTOCOMMIT")
+    return engine
 
 
 class CommitUnsure(SQLAlchemyError):

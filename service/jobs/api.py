@@ -18,7 +18,7 @@ from service.jobs.cancel import cancel
 from service.jobs.export import export_format, export_jobs
 from service.jobs.ownership import job_id_from, owned_job
 from service.jobs.presentation import etag_of, explain_waiting, polling_interval, present, preview, state_in_etag
-from service.jobs.queries import JobFilter, Pulse, find_job, list_jobs
+from service.jobs.queries import JobFilter, Pulse, list_jobs, look_at_job
 from service.jobs.resubmit import JobNotFinal, resubmit
 from service.jobs.ring import Bell
 from service.jobs.schemas import (
@@ -201,8 +201,7 @@ def answer_job(job: Mapping[Any, Any]) -> Any:
         return response
     waiting_for = None
     if State(job["state"]) not in FINAL:
-        with reading() as session:
-            waiting_for = explain_waiting(session, job)
+        waiting_for = explain_waiting(job)
     return _with_headers(job, waiting_for=waiting_for)
 
 
@@ -224,8 +223,7 @@ def wait_until(job: Mapping[Any, Any], is_enough: Callable[[State], bool], secon
     while not is_enough(state) and (remaining := deadline - time.monotonic()) > 0:
         known = room.wait(job["id"], known, seconds=remaining) or known
         state = State(known.state) if known else state
-    with reading() as session:
-        return find_job(session, job["tenant_id"], job["id"]) or job
+    return look_at_job(job["tenant_id"], job["id"]) or job
 
 
 _PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,4})")

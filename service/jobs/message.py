@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from celery import Celery
-from kombu import Connection
+from kombu.connection import Connection
 from kombu.utils.json import dumps
 
 _ID = "f0000000-0000-4000-8000-00000000f00d"

@@ -6,8 +6,7 @@ from sqlalchemy import RowMapping
 
 from service.http.identity import principal
 from service.http.problems import not_found
-from service.jobs.queries import find_job
-from service.transaction import reading
+from service.jobs.queries import look_at_job
 
 
 def job_id_from(path_part: str) -> UUID:
@@ -20,8 +19,7 @@ def job_id_from(path_part: str) -> UUID:
 
 def owned_job(path_part: str) -> RowMapping:
     """The caller's own job. Raises the same Problem 404 for unknown, malformed and other tenants' ids."""
-    with reading() as session:
-        job = find_job(session, principal().tenant_id, job_id_from(path_part))
+    job = look_at_job(principal().tenant_id, job_id_from(path_part))
     if job is None:
         raise not_found()
     return job

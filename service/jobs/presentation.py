@@ -6,9 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flask import url_for
-from sqlalchemy.orm import Session
 
-from service.jobs.queries import count_ahead, held_back, live_workers
+from service.jobs.queries import waiting_facts
 from service.jobs.states import CELERY_STATE, FINAL, State
 from service.jobs.submit import NewJob
 from service.jobs.types import JobType, registry
@@ -53,7 +52,7 @@ def polling_interval(job: Mapping[Any, Any]) -> int:
     return 1
 
 
-def explain_waiting(session: Session, job: Mapping[Any, Any]) -> dict[str, Any] | None:
+def explain_waiting(job: Mapping[Any, Any]) -> dict[str, Any] | None:
     """Why the job does not run yet, or None where it runs or has ended."""
     state = State(job["state"])
     if state is State.RUNNING or state in FINAL:
@@ -62,19 +61,19 @@ def explain_waiting(session: Session, job: Mapping[Any, Any]) -> dict[str, Any] 
         is_retry = state is State.RETRYING
         detail = f"attempt {job['attempt'] + 1} of {job['max_attempts']}" if is_retry else "the job's own start time"
         return _reason("retry_backoff" if is_retry else "run_at", detail, estimated_start=job["run_at"])
-    if held := _held_back(session, job):
+    facts = waiting_facts(job)
+    if held := _held_back(job, facts):
         return held
-    if not any(job["queue"] in worker["queues"] for worker in live_workers(session)):
+    if not facts["has_worker"]:
         detail = f"No worker that consumes the queue {job['queue']!r} has given a sign of life in the last 30 seconds."
         return _reason("no_worker", detail)
-    ahead = count_ahead(session, job)
+    ahead = facts["ahead"]
     detail = f"{ahead:,} jobs come first." if ahead else "It is next, once a worker is free."
     return _reason("behind", detail, ahead=ahead)
 
 
-def _held_back(session: Session, job: Mapping[Any, Any]) -> dict[str, Any] | None:
+def _held_back(job: Mapping[Any, Any], now: Mapping[Any, Any]) -> dict[str, Any] | None:
     """The rule or limit that keeps a queued job from starting, if one does."""
-    now = held_back(session, job)
     job_type = registry.get(job["type"]) if job["type"] in registry else None
     if now["paused"]:
         return _reason("paused", f"An operator paused the queue {job['queue']!r} or the job type {job['type']!r}.")

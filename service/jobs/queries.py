@@ -10,6 +10,7 @@ from sqlalchemy import RowMapping, text
 from sqlalchemy.orm import Session
 
 from service.jobs.states import FINAL, IDLE, UNFINISHED, State
+from service.transaction import execute_alone
 
 JOB_COLUMNS = (
     "jobs.id, jobs.tenant_id, type, state, queue, priority, args, tags, metadata, unique_key, concurrency_key, "
@@ -28,16 +29,18 @@ IDLE_SQL = _listed(IDLE)
 FINAL_SQL = _listed(FINAL)
 
 
-def find_job(session: Session, tenant_id: UUID, job_id: UUID) -> RowMapping | None:
+_FIND = text(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = :id AND tenant_id = :tenant_id")  # noqa: S608
+
+
+def look_at_job(tenant_id: UUID, job_id: UUID) -> RowMapping | None:
     """The tenant's job, or None: there is none of that id, or it is another tenant's."""
-    return (
-        session.execute(
-            text(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = :id AND tenant_id = :tenant_id"),  # noqa: S608
-            {"id": job_id, "tenant_id": tenant_id},
-        )
-        .mappings()
-        .first()
-    )
+    rows = execute_alone(_FIND, {"id": job_id, "tenant_id": tenant_id})
+    return rows[0] if rows else None
+
+
+def find_job(session: Session, tenant_id: UUID, job_id: UUID) -> RowMapping | None:
+    """The same inside a transaction of the caller's."""
+    return session.execute(_FIND, {"id": job_id, "tenant_id": tenant_id}).mappings().first()
 
 
 @dataclass(frozen=True)
@@ -121,36 +124,10 @@ def list_events(session: Session, tenant_id: UUID, job_id: UUID, *, after: int, 
     return list(session.execute(statement, parameters).mappings())
 
 
-_AHEAD = text(
-    """
-    SELECT count(*) FROM (
-        (SELECT FROM jobs
-          WHERE queue = :queue AND state = 'queued' AND rung_at IS NOT NULL AND id <> :id LIMIT :at_most)
-        UNION ALL
-        (SELECT FROM jobs
-          WHERE queue = :queue AND state = 'queued' AND rung_at IS NULL AND type = :type AND tenant_id = :tenant_id
-            AND COALESCE(concurrency_key, '') = COALESCE(CAST(:concurrency_key AS text), '')
-            AND priority > :priority LIMIT :at_most)
-        UNION ALL
-        (SELECT FROM jobs
-          WHERE queue = :queue AND state = 'queued' AND rung_at IS NULL AND type = :type AND tenant_id = :tenant_id
-            AND COALESCE(concurrency_key, '') = COALESCE(CAST(:concurrency_key AS text), '')
-            AND priority = :priority AND id < :id LIMIT :at_most)
-    ) AS ahead
-    """
-)
-
-
-def count_ahead(session: Session, job: Mapping[Any, Any], *, at_most: int = 10_000) -> int:
-    """How many jobs come before this queued one: those that were rung, and those before it in its own lane.
-
-    Other lanes take turns with it and are not counted. Each part stops counting at `at_most`, so that a look at a job
-    costs the same whatever the backlog.
-    """
-    return int(session.execute(_AHEAD, {**job, "at_most": at_most}).scalar_one())
-
-
-_HELD_BACK = text(
+# Everything in one round trip, because clients poll waiting jobs. Of the jobs that come first, those that were rung are
+# counted and those before it in its own lane; other lanes take turns with it. Each part stops counting at `at_most`, so
+# that a look at a job costs the same whatever the backlog.
+_WAITING_FACTS = text(
     """
     SELECT EXISTS (SELECT FROM dispatch_rules
                     WHERE paused_at IS NOT NULL
@@ -163,14 +140,34 @@ _HELD_BACK = text(
              WHERE state = 'running' AND type = :type AND tenant_id = :tenant_id
                AND concurrency_key = CAST(:concurrency_key AS text)) AS key_running,
            (SELECT tokens FROM rate_buckets
-             WHERE type = :type AND filled_at > clock_timestamp() - make_interval(secs => 5)) AS tokens
+             WHERE type = :type AND filled_at > clock_timestamp() - make_interval(secs => 5)) AS tokens,
+           EXISTS (SELECT FROM worker_nodes
+                    WHERE :queue = ANY (queues)
+                      AND seen_at > clock_timestamp() - make_interval(secs => 30)) AS has_worker,
+           (SELECT count(*) FROM (
+                (SELECT FROM jobs
+                  WHERE queue = :queue AND state = 'queued' AND rung_at IS NOT NULL AND id <> :id LIMIT :at_most)
+                UNION ALL
+                (SELECT FROM jobs
+                  WHERE queue = :queue AND state = 'queued' AND rung_at IS NULL
+                    AND type = :type AND tenant_id = :tenant_id
+                    AND COALESCE(concurrency_key, '') = COALESCE(CAST(:concurrency_key AS text), '')
+                    AND priority > :priority LIMIT :at_most)
+                UNION ALL
+                (SELECT FROM jobs
+                  WHERE queue = :queue AND state = 'queued' AND rung_at IS NULL
+                    AND type = :type AND tenant_id = :tenant_id
+                    AND COALESCE(concurrency_key, '') = COALESCE(CAST(:concurrency_key AS text), '')
+                    AND priority = :priority AND id < :id LIMIT :at_most)
+            ) AS before) AS ahead
     """
 )
 
 
-def held_back(session: Session, job: Mapping[Any, Any]) -> RowMapping:
-    """What of rules and limits applies to a queued job right now."""
-    return session.execute(_HELD_BACK, dict(job)).mappings().one()
+def waiting_facts(job: Mapping[Any, Any], *, at_most: int = 10_000) -> RowMapping:
+    """What rules, limits, workers and other jobs mean for a queued job right now."""
+    names = ("id", "tenant_id", "type", "queue", "priority", "concurrency_key")
+    return execute_alone(_WAITING_FACTS, {name: job[name] for name in names} | {"at_most": at_most})[0]
 
 
 def queue_depths(session: Session, tenant_id: UUID) -> list[RowMapping]:

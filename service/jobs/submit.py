@@ -290,4 +290,7 @@ _LOADERS: dict[type[Schema], Schema] = {}
 
 def _loader(job_type: JobType) -> Schema:
     """The type's schema, made once: building one costs more than validating with it."""
-    return _LOADERS.setdefault(job_type.args, job_type.args())
+    loader = _LOADERS.get(job_type.args)
+    if loader is None:
+        loader = _LOADERS[job_type.args] = job_type.args()
+    return loader

@@ -97,6 +97,8 @@ class Proxy:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         except OSError as error:
             log.debug("the server behind the proxy is away: %r", error)
+        except asyncio.CancelledError:
+            log.debug("a connection was reset")  # asyncio's streams of Python 3.11 cannot bear a cancelled callback
         finally:
             self._tasks.discard(own)
             for pump in pumps:

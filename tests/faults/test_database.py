@@ -1,0 +1,193 @@
+"""PostgreSQL killed, parted from its clients, slow, full: what was accepted stays, and what lost its lease is fenced."""
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from deploy.local.servers import PostgresServer
+from service.app import create_app
+from tests.faults.one_job import effects, outcomes, submit, wait_for_end, wait_for_state
+from tests.faults.stack import QUICK, RESCUE_SECONDS, Stack
+from tests.faults.trial import SEEDS, trial
+from tests.support.client import KeyClient
+from tests.support.folders import server_folder
+from tests.support.servers import TestServers, make_template, settings, with_database
+from tests.support.waiting import wait_for
+
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("faults")]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_connections_terminated_in_mid_transaction_lose_nothing(stack: Stack, seed: int) -> None:
+    with trial(stack, seed) as running:
+        running.go_on(10)
+        with running.nemesis.terminating():
+            running.go_on(40)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_killed_postgres_recovers_with_everything_that_was_acknowledged(stack: Stack, seed: int) -> None:
+    with trial(stack, seed) as running:
+        for _ in range(2):
+            running.go_on(20)
+            running.nemesis.kill_postgres()
+        running.go_on(20)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_commits_whose_answers_are_lost_to_everybody_take_effect_once(stack: Stack, seed: int) -> None:
+    with trial(stack, seed) as running:
+        for link in stack.links.values():
+            link.lose_commit_answers = 0.05
+        running.go_on(60)
+
+    assert all(link.lost_answers for link in stack.links.values())
+
+
+@pytest.mark.parametrize("direction", ["both", "to the database", "from the database"])
+def test_a_worker_parted_from_the_database_loses_its_leases_and_is_fenced(stack: Stack, direction: str) -> None:
+    ways = {"to_server": direction != "from the database", "to_client": direction != "to the database"}
+    with trial(stack, seed=1) as running:
+        jobs = [submit(stack, args={"seconds": QUICK["LEASE_SECONDS"]}) for _ in range(2)]
+        for job_id in jobs:
+            wait_for_state(stack, job_id, "running")
+        running.nemesis.note("part", direction=direction)
+        with stack.links["worker"].parted(**ways):
+            for job_id in jobs:
+                wait_for_state(stack, job_id, "queued", seconds=RESCUE_SECONDS)
+        for job_id in jobs:
+            assert wait_for_end(stack, job_id)["state"] == "succeeded"
+        running.go_on(10)
+
+    assert [outcomes(stack, job_id)[0] for job_id in jobs] == ["lost", "lost"]
+    assert [effects(stack, job_id) for job_id in jobs] == [1, 1]
+
+
+def test_half_a_second_of_latency_stretches_bounds_and_breaks_nothing(stack: Stack) -> None:
+    with trial(stack, seed=1, per_second=5) as running:
+        for link in stack.links.values():
+            link.delay_seconds = 0.25  # each way
+        running.go_on(15)
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_a_worker_whose_clock_is_wrong_changes_nothing(
+    stack: Stack, hours: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAULTS_CLOCK_SECONDS", str(hours * 3600))
+    stack.restart("worker-1", HEARTBEAT_FILE="")
+    monkeypatch.delenv("FAULTS_CLOCK_SECONDS")
+
+    with trial(stack, seed=1) as running:
+        job_id = submit(stack, args={"seconds": 2 * QUICK["LEASE_RENEW_SECONDS"], "failures": 1})
+        running.go_on(30)
+        assert wait_for_end(stack, job_id)["state"] == "succeeded"
+
+    assert outcomes(stack, job_id) == ["failed", "succeeded"]
+
+
+def test_while_no_standby_confirms_neither_clock_nor_worker_ends(stack: Stack) -> None:
+    processes = dict(stack.processes)
+    stop = threading.Event()
+
+    def give_up_waiting() -> None:
+        while not stop.wait(0.05):
+            stack.execute(
+                "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'", superuser=True
+            )
+
+    with trial(stack, seed=1) as running:
+        running.go_on(10)
+        giving_up = threading.Thread(target=give_up_waiting)
+        giving_up.start()
+        stack.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'", superuser=True)
+        stack.execute("SELECT pg_reload_conf()", superuser=True)
+        before = len(running.history.entries("answer"))
+        try:
+            wait_for(lambda: len(running.history.entries("answer")) > before + 40, what="answers meanwhile")
+        finally:
+            stack.execute("ALTER SYSTEM SET synchronous_standby_names = ''", superuser=True)
+            stack.execute("SELECT pg_reload_conf()", superuser=True)
+            stop.set()
+            giving_up.join()
+        running.go_on(10)
+
+    assert all(process.is_running for process in processes.values())
+
+
+@contextmanager
+def small_disk(folder: Path, *, megabytes: int) -> Iterator[Path]:
+    """A file system of that size, where this machine lets us mount one."""
+    folder.mkdir(exist_ok=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=755", "none", folder], check=False)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_full_disk_is_answered_503_and_passes_with_its_cause(servers: TestServers, tmp_path: Path) -> None:
+    if shutil.which("mount") is None:
+        pytest.skip("needs mount")
+    with server_folder() as parent, small_disk(parent, megabytes=200) as disk:
+        with PostgresServer.start(disk / "postgres", settings=["max_wal_size=64MB"]) as postgres:
+            make_template(postgres.admin_url, servers.redis_url, tmp_path)
+            url = with_database(postgres.admin_url, "millrace_template")
+            app = create_app(settings(url, servers.redis_url, tmp_path / "artifacts"))
+            client = KeyClient(app, "acme")
+            kept = client.submit()["id"]
+
+            ballast = disk / "ballast"
+            with ballast.open("wb") as file:
+                fill(file.fileno())
+            answers = {submit_megabyte(client) for _ in range(60)}
+            ballast.unlink()
+
+            assert 503 in answers
+            assert answers <= {202, 503}
+            wait_for(lambda: submit_megabyte(client) == 202, seconds=60, what="an accepted submission")
+            assert client.job(kept)["state"] == "queued"
+
+
+def fill(descriptor: int) -> None:
+    """Write zeros until nothing more fits."""
+    try:
+        while os.write(descriptor, bytes(1 << 20)):
+            pass
+    except OSError:
+        pass  # the disk is full, as it was meant to be
+
+
+def submit_megabyte(client: KeyClient) -> int:
+    """Submit a job with much to store; the answer's status."""
+    letters = os.urandom(500_000).hex()
+    return client.post("/jobs", json={"type": "test.echo", "args": {"value": letters}}).status_code
+
+
+def test_a_connection_whose_other_end_vanished_is_noticed(servers: TestServers) -> None:
+    """In a network of its own, where packets can be dropped without anybody being told."""
+    if os.geteuid() or not all(map(shutil.which, ("unshare", "ip", "iptables"))):
+        pytest.skip("needs root, unshare, ip and iptables")
+    done = subprocess.run(
+        ["unshare", "--net", sys.executable, "-m", "tests.faults.half_open"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    noticed = float(done.stdout.split()[-1])
+    assert noticed < 40
+
+

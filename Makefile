@@ -34,6 +34,20 @@ status: .venv/embedded.stamp ## Say what a stack started with `millrace up --det
 down: .venv/embedded.stamp ## Stop a stack started with `millrace up --detach`
 	@$(BIN)/millrace down $(ARGS)
 
+##@ Run in containers
+
+.PHONY: compose-secrets
+compose-secrets: ## Make the secrets that compose.yaml wants, where there are none yet
+	@deploy/docker/make-secrets.sh
+
+.PHONY: image
+image: ## Build the image millrace:dev
+	MILLRACE_REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) docker compose build --quiet migrate
+
+.PHONY: smoke
+smoke: .venv/dev.stamp image ## Run the smoke tests on containers of the image, and compose.yaml as a whole (needs Docker)
+	$(BIN)/pytest -p pytest_docker_tools.plugin -p pytest_celery.plugin -m smoke tests/smoke $(ARGS)
+
 ##@ Work on it
 
 .PHONY: test

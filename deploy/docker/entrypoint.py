@@ -58,7 +58,7 @@ def whole_number(variable: str, default: int) -> int:
     return int(text)
 
 
-MILLRACE = (sys.executable, "-c", "from service.cli import main; main()")
+MILLRACE = (str(Path(sys.executable).with_name("millrace")),)
 ROLES: dict[str, Callable[[], tuple[str, ...]]] = {
     "api": api,
     "worker": worker,

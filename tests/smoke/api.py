@@ -55,6 +55,10 @@ class Api:
 
         return wait_for(look, seconds=seconds, what=f"job {job_id} becoming {' or '.join(states)}")
 
+    def wait_for_second_attempt(self, job_id: str) -> None:
+        """Until the job was claimed again."""
+        wait_for(lambda: self.get(f"/jobs/{job_id}")["attempt"] >= 2, seconds=90, what=f"another attempt of {job_id}")
+
     def ends(self, jobs: list[str], *, seconds: float = 90) -> list[dict[str, Any]]:
         """The jobs, once all of them have ended, however they did."""
         return [self.wait_for_state(job, *FINAL, seconds=seconds) for job in jobs]

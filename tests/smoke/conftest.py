@@ -32,13 +32,13 @@ from tests.smoke.containers import (
     beat_container,  # noqa: F401
     container_database,  # noqa: F401
     database_template,  # noqa: F401
+    default_pytest_celery_network,  # noqa: F401
     millrace_environment,  # noqa: F401
     missing_options,
     other_beat_container,  # noqa: F401
     other_worker_container,  # noqa: F401
     package_volume,  # noqa: F401
     postgres_container,  # noqa: F401
-    smoke_network,
     worker_container,  # noqa: F401
 )
 from tests.smoke.processes import ProcessVendor
@@ -46,9 +46,6 @@ from tests.smoke.vendor import SETTINGS, Vendor
 from tests.support.apps import app_with
 from tests.support.folders import server_folder
 from tests.support.servers import settings
-
-default_pytest_celery_network = smoke_network
-"""One network for the whole run: PostgreSQL stays while the rest comes and goes."""
 
 
 @pytest.fixture(scope="session")

@@ -55,11 +55,12 @@ class PostgresContainer(Container):  # type: ignore[misc] # pytest-docker-tools 
         return bool(super().ready() and self.exec_run(["pg_isready", "--host=127.0.0.1"])[0] == 0)
 
 
-smoke_network = network(scope="session")
+# In the place of pytest-celery's own, which ends with each test: PostgreSQL stays while the rest comes and goes.
+default_pytest_celery_network = network(scope="session")
 postgres_container = container(
     scope="session",
     image="postgres:16",
-    network="{smoke_network.name}",
+    network="{default_pytest_celery_network.name}",
     ports={POSTGRES_PORT: (LOOPBACK, None)},
     environment={"POSTGRES_PASSWORD": POSTGRES_PASSWORD},
     wrapper_class=PostgresContainer,
@@ -70,7 +71,7 @@ artifacts_volume = volume()
 
 _millrace: dict[str, Any] = {
     "image": IMAGE,
-    "network": "{smoke_network.name}",
+    "network": "{default_pytest_celery_network.name}",
     "environment": fxtr("millrace_environment"),
     "volumes": {
         "{package_volume.name}": {"bind": "/opt/package", "mode": "ro"},

@@ -7,9 +7,10 @@ import psycopg
 from redis import Redis
 
 from tests.performance.measurement import Comparison, Discarded, Scale, in_turns
-from tests.performance.running import one, wait_until_none_is_left
+from tests.performance.running import DRAIN_SECONDS, one, wait_until_none_is_left
 from tests.performance.servers import Servers
 from tests.performance.shipped import Millrace
+from tests.performance.waiting import wait_for
 
 FEW = 1_000
 ALLOWED_MEGABYTES = 10.0
@@ -65,11 +66,12 @@ def _drain(millrace: Millrace, connection: psycopg.Connection, jobs: int) -> flo
 def _rate_of_backlog(connection: psycopg.Connection, seconds: float) -> float:
     """What ends within the seconds after the first few hundred jobs."""
     already = one(connection, _ENDED)
-    deadline = time.monotonic() + 120
-    while one(connection, _ENDED) < already + WARM_JOBS:
-        if time.monotonic() > deadline:
-            raise Discarded("the backlog does not move")
-        time.sleep(0.5)
+    wait_for(
+        lambda: one(connection, _ENDED) >= already + WARM_JOBS,
+        what="the backlog moving",
+        seconds=DRAIN_SECONDS,
+        look_seconds=0.5,
+    )
     began = one(connection, "SELECT clock_timestamp()")
     time.sleep(seconds)
     row = connection.execute(

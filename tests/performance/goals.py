@@ -28,6 +28,7 @@ GOALS = (
         1,
         1.5,
     ),
+    Goal("batch", "batch submit, 1,000 a call", "P1: `add_all`, commit, `.delay()` each", 15, 25),
     Goal("run-celery", "run no-op jobs, two processes, every state durable", "stock Celery, nothing stored", 1.5, 2.5),
     Goal(
         "run-procrastinate",

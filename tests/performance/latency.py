@@ -13,6 +13,7 @@ from tests.performance.peer_processes import celery_worker
 from tests.performance.running import run_in
 from tests.performance.servers import Servers
 from tests.performance.shipped import Millrace
+from tests.performance.waiting import wait_for
 
 BATCH = 50
 APART_SECONDS = 0.02
@@ -61,7 +62,10 @@ def _millrace(servers: Servers, stack: ExitStack) -> Callable[[], list[float]]:
                 raise Discarded(f"answered {answer.status}: {answer.data[:300]!r}")
             sent[answer.json()["id"]] = now
             time.sleep(APART_SECONDS)
-        _wait_for(lambda: connection.execute("SELECT count(*) FROM jobs WHERE state <> 'succeeded'").fetchone() == (0,))
+        wait_for(
+            lambda: connection.execute("SELECT count(*) FROM jobs WHERE state <> 'succeeded'").fetchone() == (0,),
+            what="all jobs ended",
+        )
         millrace.check_run_once(list(sent))
         rows = connection.execute("SELECT id, result FROM jobs WHERE id = ANY(%s::uuid[])", (list(sent),)).fetchall()
         return [(int(result) - sent[str(job_id)]) / 1e6 for job_id, result in rows]
@@ -76,16 +80,8 @@ def _celery(servers: Servers, stack: ExitStack) -> Callable[[], list[float]]:
     def batch() -> list[float]:
         client.delete("moments")
         sent = json.loads(run_in(peer, "stock_celery", f"print_sent({BATCH}, {APART_SECONDS})"))
-        _wait_for(lambda: client.hlen("moments") == BATCH)
+        wait_for(lambda: client.hlen("moments") == BATCH, what="all moments")
         began = {int(number): int(moment) for number, moment in client.hgetall("moments").items()}
         return [(began[number] - moment) / 1e6 for number, moment in enumerate(sent)]
 
     return batch
-
-
-def _wait_for(is_done: Callable[[], bool], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_done():
-        if time.monotonic() > deadline:
-            raise Discarded(f"jobs did not end within {seconds:.0f} s")
-        time.sleep(0.02)

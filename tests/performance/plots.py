@@ -19,14 +19,11 @@ def draw_ratios(comparisons: Sequence[Comparison], path: Path) -> None:
         figure = Figure(figsize=(8, 0.42 * len(comparisons) + 1.1), layout="constrained")
         axes = figure.subplots()
         for place, comparison in enumerate(reversed(comparisons)):
-            low, high = sorted(
-                (
-                    _towards_goal(comparison, min(comparison.round_ratios)),
-                    _towards_goal(comparison, max(comparison.round_ratios)),
-                )
-            )
+            spread = [_towards_goal(comparison, ratio) for ratio in comparison.round_ratios]
             colour = MET if is_met(comparison) else MISSED
-            axes.plot([low, high], [place, place], color=colour, linewidth=2, alpha=0.5, solid_capstyle="round")
+            axes.plot(
+                [min(spread), max(spread)], [place, place], color=colour, linewidth=2, alpha=0.5, solid_capstyle="round"
+            )
             axes.plot(_towards_goal(comparison, comparison.ratio), place, marker="o", color=colour)
         axes.axvline(1, color="#555555", linewidth=1)
         axes.set_xscale("log")

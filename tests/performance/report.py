@@ -58,9 +58,9 @@ def _page(results: Mapping[str, Any], comparisons: Sequence[Comparison]) -> Iter
     machine = results["machine"]
     yield INTRODUCTION
     yield (
-        f"Measured {results['made_at'][:10]} ({results['mode']}) on {machine['cores']} cores, {machine['memory_gb']} GB, "
-        f"{machine['system']}, Python {machine['python']}, {results['engines']['postgres']}, "
-        f"{results['engines']['redis']}; {_versions(results['versions'])}."
+        f"Measured {results['made_at'][:10]} ({results['mode']}) on {machine['cores']} cores, "
+        f"{machine['memory_gb']} GB, {machine['system']}, Python {machine['python']}, "
+        f"{' and '.join(results['engines'])}; {_versions(results['versions'])}."
     )
     yield from ("", "![Each figure beside its goal](performance-ratios.svg)", "")
     yield "| path | beside | Millrace | peer | ratio (rounds) | goal | verdict |"

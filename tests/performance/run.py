@@ -25,12 +25,13 @@ from tests.performance.memory import memory
 from tests.performance.processes import ROOT
 from tests.performance.running import run_jobs
 from tests.performance.servers import Servers, running_servers
-from tests.performance.submit import submit
+from tests.performance.submit import submit, submit_batches
 
 Step = Callable[[Servers, Scale], list[Comparison]]
 
 STEPS: dict[str, Step] = {
     "submit": submit,
+    "batch": submit_batches,
     "run": run_jobs,
     "start": start,
     "look": look,
@@ -55,7 +56,7 @@ def main() -> int:
             print(f"{name}: the machine is not quiet (load {load_before:.2f}); trust ratios only")
         try:
             with running_servers() as servers:
-                results["engines"] = {"postgres": str(servers.postgres.engine), "redis": str(servers.redis.engine)}
+                results["engines"] = servers.engines
                 comparisons = STEPS[name](servers, FULL if options.mode == "full" else QUICK)
         except Exception as error:  # noqa: BLE001 - one benchmark that fails says so, and the others still run
             traceback.print_exc()

@@ -19,10 +19,10 @@ from tests.performance.meter import Meter
 from tests.performance.peer_processes import Peer, celery_worker, procrastinate_workers
 from tests.performance.servers import Servers
 from tests.performance.shipped import Millrace
+from tests.performance.waiting import wait_for
 
 WARM_JOBS = 200
 DRAIN_SECONDS = 300.0
-LOOK_SECONDS = 0.01
 STAGING = "staging"
 CELERY_QUEUE = "celery"
 CHECKED = "every job ended well and ran once, by each system's own account"
@@ -99,7 +99,11 @@ def _celery(servers: Servers, stack: ExitStack) -> Drain:
             raise Discarded("not every message was staged")
         began = time.monotonic()
         client.rename(STAGING, CELERY_QUEUE)
-        _wait(lambda: not client.llen(CELERY_QUEUE) and not client.hlen("unacked"))
+        wait_for(
+            lambda: not client.llen(CELERY_QUEUE) and not client.hlen("unacked"),
+            what="an empty queue",
+            seconds=DRAIN_SECONDS,
+        )
         took = time.monotonic() - began
         if (run := int(run_in(peer, "stock_celery", "print_runs()")) - run_before) != jobs:
             raise Discarded(f"the worker counts {run} runs for {jobs} jobs")
@@ -144,15 +148,7 @@ def _check_procrastinate(connection: psycopg.Connection, jobs: int) -> None:
 
 def wait_until_none_is_left(connection: psycopg.Connection, count: str) -> None:
     """Look now and then, rarely enough not to be felt. Raises Discarded after five minutes."""
-    _wait(lambda: one(connection, count) == 0, look_seconds=0.1)
-
-
-def _wait(is_over: Callable[[], bool], *, look_seconds: float = LOOK_SECONDS) -> None:
-    deadline = time.monotonic() + DRAIN_SECONDS
-    while not is_over():
-        if time.monotonic() > deadline:
-            raise Discarded(f"not done after {DRAIN_SECONDS:.0f} s")
-        time.sleep(look_seconds)
+    wait_for(lambda: one(connection, count) == 0, what="every job ended", seconds=DRAIN_SECONDS, look_seconds=0.1)
 
 
 def one(connection: psycopg.Connection, statement: str) -> Any:

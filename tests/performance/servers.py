@@ -28,6 +28,11 @@ class Servers:
         """Their process ids by name."""
         return {"postgres": self.postgres.pid, "redis": self.redis.pid}
 
+    @property
+    def engines(self) -> list[str]:
+        """What they are: `postgresql 18`, for one."""
+        return [f"{server.engine.engine} {server.engine.major}" for server in (self.postgres, self.redis)]
+
     def make_database(self, name: str) -> str:
         """A new, empty database; its SQLAlchemy URL."""
         with psycopg.connect(libpq(self.postgres.admin_url), autocommit=True) as connection:

@@ -109,11 +109,11 @@ class Millrace:
         if found is None or found[0] != len(set(ids)):
             raise Discarded(f"of {len(set(ids))} jobs {found and found[0]} exist, ran once and are final")
 
-    def check_stored(self, ids: Sequence[str]) -> None:
-        """The tenant's jobs are these and no others, each with its first event and idempotency record."""
+    def check_stored(self, ids: Sequence[str], *, requests: int) -> None:
+        """The tenant's jobs are these and no others, each with its first event; and a record for each request's key."""
         with self.connect() as connection:
             found = connection.execute(_STORED, {"ids": list(ids), "tenant_id": self.tenant_id}).fetchone()
-        expected = (len(ids),) * 4
+        expected = (len(ids),) * 3 + (requests,)
         if len(set(ids)) != len(ids) or found != expected:
             raise Discarded(f"jobs, answered jobs, first events, idempotency records: {found}, not {expected}")
 

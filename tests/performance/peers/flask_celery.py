@@ -51,6 +51,16 @@ def create_app() -> Flask:
         noop.delay(str(job_id))
         return jsonify(id=str(job_id), state="queued"), 202
 
+    @app.post("/jobs/batch")
+    def submit_batch() -> ResponseReturnValue:
+        jobs = [Job(id=uuid.uuid4(), type=job["type"], args=job["args"]) for job in request.get_json()["jobs"]]
+        ids = [str(job.id) for job in jobs]
+        db.session.add_all(jobs)
+        db.session.commit()
+        for job_id in ids:
+            noop.delay(job_id)
+        return jsonify(items=[{"id": job_id, "state": "queued"} for job_id in ids]), 202
+
     @app.get("/")
     def index() -> str:
         return "ready"

@@ -56,6 +56,18 @@ class MendedChannel(redis.Channel):
             log.error("refused a malformed message: %s", type(error).__name__)  # noqa: TRY400 - its content is not ours
             raise Empty from None
 
+    def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's signature
+        """A client of the channel's pool; one for as long as the pool lasts.
+
+        kombu 5.7.0 makes a new one for every command, which costs more than the command.
+        """
+        if asynchronous:
+            return super()._create_client(asynchronous=True)
+        client = self.__dict__.get("_kept_client")
+        if client is None or client.connection_pool is not self.pool:
+            client = self.__dict__["_kept_client"] = super()._create_client()
+        return client
+
     def close(self) -> None:
         """Close the channel. A server that does not answer costs the messages their early return, nothing more."""
         self._closing = True

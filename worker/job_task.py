@@ -123,7 +123,7 @@ class JobTask(FlaskTask):
                 log=logging.LoggerAdapter(logging.getLogger("millrace.job"), _log_fields(job)),
             )
             try:
-                arguments = registry.get(job["type"]).args().load(job["args"])
+                arguments = registry.get(job["type"]).schema.load(job["args"])
             except ValidationError as error:
                 message = f"The arguments do not fit the job type any more: {error.normalized_messages()}"
                 raise PermanentFailure(message, kind="invalid_arguments") from None

@@ -40,6 +40,8 @@ def upgrade() -> None:
         sa.Column("count", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("hour", "kind", name=op.f("pk_repairs")),
     )
+    op.alter_column("jobs", "token", type_=sa.BigInteger())
+    op.alter_column("job_attempts", "token", type_=sa.BigInteger())
     op.add_column("idempotency_keys", sa.Column("job_ids", sa.ARRAY(sa.Uuid()), nullable=True))
     op.add_column("jobs", sa.Column("concurrency_key", sa.Text(), nullable=True))
     op.drop_index(
@@ -73,6 +75,8 @@ def downgrade() -> None:
     )
     op.drop_column("jobs", "concurrency_key")
     op.drop_column("idempotency_keys", "job_ids")
+    op.alter_column("job_attempts", "token", type_=sa.Integer())
+    op.alter_column("jobs", "token", type_=sa.Integer())
     op.drop_table("repairs")
     op.drop_table("rate_buckets")
     op.drop_table("dispatch_rules")

@@ -28,10 +28,14 @@ class ClaimLost(Exception):
 
 # Closes the race between two deliveries of the same ring (one finds `queued`, the other does not), between a claim and
 # a cancel or an expiry, and refuses what was rung too early. The new token fences off every earlier attempt.
+# The claim's commit need not wait for the disk: one that a crash of PostgreSQL takes back leaves a job that is queued,
+# and the finish of an attempt, which does wait, finds it so and is refused. The token grows by a random step, so that
+# the next claim after such a crash has another one.
 _CLAIM = """
     WITH job AS (
         UPDATE jobs
-           SET state = 'running', token = token + 1, attempt = attempt + 1, worker = :worker,
+           SET state = 'running', token = token + 1 + CAST(floor(random() * 1000) AS bigint),
+               attempt = attempt + 1, worker = :worker,
                started_at = clock_timestamp(), progress_percent = NULL, progress_message = NULL, error = NULL,
                lease_until = clock_timestamp() + make_interval(secs => :lease_seconds),
                attempt_deadline = clock_timestamp() + make_interval(secs => timeout_seconds + :grace_seconds),
@@ -40,7 +44,7 @@ _CLAIM = """
            AND state = 'queued' AND run_at <= clock_timestamp() AND attempt < max_attempts
            AND (expires_at IS NULL OR expires_at > clock_timestamp())
            AND {within_limits}
-        RETURNING {columns}
+        RETURNING {columns}, set_config('synchronous_commit', 'off', true) AS unhurried
     ), attempt AS (
         INSERT INTO job_attempts (job_id, token, tenant_id, attempt, worker, started_at)
         SELECT id, token, tenant_id, attempt, :worker, started_at FROM job

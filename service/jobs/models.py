@@ -74,7 +74,7 @@ class Job(Base):
     """Attempts that counted so far; the running one included."""
     max_attempts: Mapped[int]
     timeout_seconds: Mapped[int]
-    token: Mapped[int] = mapped_column(server_default=text("0"))
+    token: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     """The fencing token: grows with every claim; only the holder of the current one can write."""
     lease_until: Mapped[datetime | None]
     attempt_deadline: Mapped[datetime | None]
@@ -113,7 +113,7 @@ class Attempt(Base):
     __tablename__ = "job_attempts"
 
     job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
-    token: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    token: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     tenant_id: Mapped[UUID]
     attempt: Mapped[int]
     worker: Mapped[str] = mapped_column(Text)

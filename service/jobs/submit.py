@@ -7,7 +7,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 import orjson
-from marshmallow import Schema, ValidationError
+from marshmallow import ValidationError
 from sqlalchemy import RowMapping, text
 from sqlalchemy.orm import Session
 
@@ -116,7 +116,7 @@ def check(new: NewJob) -> JobType:
         known = ", ".join(known.name for known in registry)
         raise InvalidJob({"type": [f"There is no job type {new.type!r}. There are: {known}."]}) from None
     try:
-        _loader(job_type).load(new.args)
+        job_type.schema.load(new.args)
     except ValidationError as error:
         raise InvalidJob({"args": error.normalized_messages()}) from None
     return job_type
@@ -283,14 +283,3 @@ def _resolve_unique_key(session: Session, tenant_id: UUID, new: NewJob, paramete
     if job is None:
         raise UniqueKeyTaken(parameters["id"])
     return Submitted(job, "created")
-
-
-_LOADERS: dict[type[Schema], Schema] = {}
-
-
-def _loader(job_type: JobType) -> Schema:
-    """The type's schema, made once: building one costs more than validating with it."""
-    loader = _LOADERS.get(job_type.args)
-    if loader is None:
-        loader = _LOADERS[job_type.args] = job_type.args()
-    return loader

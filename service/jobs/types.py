@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from marshmallow import Schema
@@ -42,6 +43,11 @@ class JobType:
     rate: tuple[int, float] | None = None
     """At most so many starts per so many seconds; an operator's rule overrides it."""
     example: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def schema(self) -> Schema:
+        """The schema of the arguments, made once: making one costs more than validating with it."""
+        return self.args()
 
     @property
     def is_limited(self) -> bool:

@@ -84,18 +84,20 @@ def check_job(job: dict[str, Any], facts: Facts) -> Iterator[Violation]:
         yield Violation("I4", f"{name}: events are numbered {[event['seq'] for event in events]} of {job['event_seq']}")
     elif states[-1] != job["state"]:
         yield Violation("I4", f"{name}: its last event says {states[-1]}")
-    for before, (after, event) in pairwise([(None, None), *zip(states, events, strict=True)]):
-        is_request = event["name"] == "cancel_requested" and before[0] == after == State.RUNNING
-        if not is_request and not is_legal(before[0], after):
-            yield Violation("I4", f"{name}: moved from {before[0]} to {after} ({event['name']})")
+    for before, after, event in zip([None, *states], states, events, strict=False):
+        is_request = event["name"] == "cancel_requested" and before == after == State.RUNNING
+        if not is_request and not is_legal(before, after):
+            yield Violation("I4", f"{name}: moved from {before} to {after} ({event['name']})")
 
     if State(job["state"]) not in FINAL:
-        yield Violation("I1", f"{name}: not final; attempt {job['attempt']}, rung {job['rung_at']}, due {job['run_at']}")
+        yield Violation(
+            "I1", f"{name}: not final; attempt {job['attempt']}, rung {job['rung_at']}, due {job['run_at']}"
+        )
     if sum(state in FINAL for state in states) > 1:
         yield Violation("I2", f"{name}: has several final events")
 
     tokens = [attempt["token"] for attempt in attempts]
-    if tokens != list(range(1, job["token"] + 1)):
+    if any(later <= earlier for earlier, later in pairwise([0, *tokens])) or [0, *tokens][-1] != job["token"]:
         yield Violation("I3", f"{name}: attempts have tokens {tokens}, the job {job['token']}")
     for attempt in attempts:
         is_last = attempt["token"] == job["token"]

@@ -60,7 +60,8 @@ class Client:
         if action == "submit" or not self.accepted:
             self.submit()
             return
-        submission, job_id = self.random.choice(self.accepted[-200:])
+        # A cancel is worth something while the job goes on.
+        submission, job_id = self.random.choice(self.accepted[-2 if action == "cancel" else -200 :])
         if action == "repeat":
             self.send(submission)
         elif action == "look":
@@ -84,7 +85,11 @@ class Client:
     def send(self, submission: Submission) -> bool:
         """Send it; whether the answer settled the matter."""
         answer = self.request(
-            "POST", submission.path, key=submission.key, body=submission.body, headers={"Idempotency-Key": submission.key}
+            "POST",
+            submission.path,
+            key=submission.key,
+            body=submission.body,
+            headers={"Idempotency-Key": submission.key},
         )
         if answer is None or answer["status"] in AMBIGUOUS:
             if submission not in self.unanswered:
@@ -113,8 +118,8 @@ class Client:
         spying: bool = False,
     ) -> dict[str, Any] | None:
         """Send a request and write down both it and its answer; None when there was no answer."""
-        entry = {"client": self.name, "tenant": self.tenant.name, "method": method, "path": path, "key": key, "job": job}
-        entry["spying"] = spying
+        entry: dict[str, Any] = {"client": self.name, "tenant": self.tenant.name, "method": method, "path": path}
+        entry |= {"key": key, "job": job, "spying": spying}
         self.history.record("request", **entry)
         started = time.monotonic()
         try:
@@ -185,7 +190,9 @@ class Load:
         self._pause = clients / per_second
         self._stopped = threading.Event()
         self._failures: list[BaseException] = []
-        self._threads = [threading.Thread(target=self._run, args=(client,), name=client.name) for client in self.clients]
+        self._threads = [
+            threading.Thread(target=self._run, args=(client,), name=client.name) for client in self.clients
+        ]
 
     @property
     def accepted(self) -> int:

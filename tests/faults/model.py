@@ -33,7 +33,9 @@ Operation = Literal[
 ]
 
 
-def apply(job: ModelJob, operation: Operation, token: int) -> tuple[ModelJob, Answer]:
+def apply(  # noqa: C901, PLR0911, PLR0912 - one case per operation, each on its own
+    job: ModelJob, operation: Operation, token: int
+) -> tuple[ModelJob, Answer]:
     """The job after the operation, and its answer; `token` is what an attempt's holder believes to hold."""
     holds = job.state is State.RUNNING and token == job.token
     match operation:

@@ -99,7 +99,14 @@ class Nemesis:
 
     def forge_messages(self) -> list[bytes]:
         """Put messages into the queues that no ring of ours looks like; returns them."""
-        header = {"lang": "py", "task": "test.echo", "id": str(uuid4()), "root_id": None, "argsrepr": "()", "kwargsrepr": ""}
+        header = {
+            "lang": "py",
+            "task": "test.echo",
+            "id": str(uuid4()),
+            "root_id": None,
+            "argsrepr": "()",
+            "kwargsrepr": "",
+        }
         properties = {
             "correlation_id": str(uuid4()),
             "delivery_mode": 2,

@@ -1,6 +1,6 @@
 """The model's operations on a real job: the product's own use cases, each on a connection of its own."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -26,6 +26,8 @@ class RealJob:
     app: Flask
     tenant_id: UUID
     id: UUID
+    tokens: list[int] = field(default_factory=lambda: [0])
+    """The real tokens by their number in the model, which counts claims: the real ones grow by leaps."""
 
     @classmethod
     def submit(cls, app: Flask, tenant_id: UUID, model: ModelJob) -> "RealJob":
@@ -40,7 +42,7 @@ class RealJob:
         """Do it, through the use case; the answer in the model's words."""
         with self.app.app_context():
             try:
-                return self._apply(operation, Claim(self.id, token))
+                return self._apply(operation, Claim(self.id, self.tokens[token] if token >= 0 else -1))
             except ClaimLost:
                 return "lost"
 
@@ -48,7 +50,11 @@ class RealJob:
         match operation:
             case "claim":
                 row = claim(self.id, worker="model:1", lease_seconds=600, grace_seconds=600)
-                return "nothing" if row is None else "claimed"
+                if row is None:
+                    return "nothing"
+                assert row["token"] > self.tokens[-1], "a token did not grow"
+                self.tokens.append(row["token"])
+                return "claimed"
             case "renew":
                 return "cancel requested" if renew(held, lease_seconds=600) else "renewed"
             case "succeed":
@@ -87,7 +93,7 @@ class RealJob:
             state=State(row["state"]),
             attempt=row["attempt"],
             max_attempts=row["max_attempts"],
-            token=row["token"],
+            token=self.tokens.index(row["token"]),
             events=row["event_seq"],
             lease_over=model.lease_over,
             due=model.due,

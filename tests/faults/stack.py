@@ -86,7 +86,9 @@ class Stack:
 
     def config(self, role: str) -> dict[str, Any]:
         """The settings of one role."""
-        through = make_url(self.postgres.url).set(port=self.links[role].port) if role in self.links else self.postgres.url
+        through = (
+            make_url(self.postgres.url).set(port=self.links[role].port) if role in self.links else self.postgres.url
+        )
         url = through if isinstance(through, str) else through.render_as_string(hide_password=False)
         return {**settings(url, self.redis.url, self.folder / "artifacts"), **QUICK}
 
@@ -124,7 +126,9 @@ class Stack:
         since = time.time()
         wait_for(lambda: self._api_answers(), seconds=40, what="the API's readiness")
         workers = [name for name in self.processes if name.startswith("worker")]
-        wait_for(lambda: all(self._is_alive(name, since) for name in workers), seconds=40, what="a worker's sign of life")
+        wait_for(
+            lambda: all(self._is_alive(name, since) for name in workers), seconds=40, what="a worker's sign of life"
+        )
         wait_for(self.has_clock, seconds=40, what="a clock")
 
     def heal(self) -> None:
@@ -220,7 +224,10 @@ class Stack:
 
     def _api_answers(self) -> bool:
         try:
-            return urllib3.request("GET", self.api_url.replace("/api/v1", "/readyz"), retries=False, timeout=3).status == 200
+            return (
+                urllib3.request("GET", self.api_url.replace("/api/v1", "/readyz"), retries=False, timeout=3).status
+                == 200
+            )
         except urllib3.exceptions.HTTPError:
             return False
 

@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import threading
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -189,5 +188,3 @@ def test_a_connection_whose_other_end_vanished_is_noticed(servers: TestServers) 
     assert done.returncode == 0, done.stdout + done.stderr
     noticed = float(done.stdout.split()[-1])
     assert noticed < 40
-
-

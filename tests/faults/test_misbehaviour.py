@@ -20,7 +20,7 @@ ENDS = {
     "leave": ("failed", "SystemExit"),
     "interrupt": ("failed", "KeyboardInterrupt"),
     "recurse": ("failed", "RecursionError"),
-    "close the connection": ("succeeded", None),
+    "close the connection": ("failed", "OperationalError"),
     "end the backend": ("failed", "OperationalError"),
     "leave a transaction open": ("succeeded", None),
     "return an object": ("failed", "bad_result"),

@@ -22,7 +22,11 @@ WORKER_POINTS = [
     for moment in ("before_commit", "after_commit")
 ]
 CLOCK_POINTS = [
-    *(f"{place}.{moment}" for place in ("promote", "dispatch", "mark_rung") for moment in ("before_commit", "after_commit")),
+    *(
+        f"{place}.{moment}"
+        for place in ("promote", "dispatch", "mark_rung")
+        for moment in ("before_commit", "after_commit")
+    ),
     *("rescue.before_commit", "rescue.after_commit", "ring.before", "ring.after"),
 ]
 

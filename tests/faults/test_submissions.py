@@ -59,6 +59,20 @@ def test_a_failing_api_leaves_only_ambiguity_that_a_repeat_resolves(stack: Stack
 
 
 @pytest.mark.slow
+def test_a_job_is_rung_after_its_commit_however_long_that_takes(stack: Stack) -> None:
+    stack.restart("api", FAILPOINTS="submit.before_commit=sleep:0.5")
+    stack.wait_until_ready()
+    waits = []
+    for _ in range(5):
+        job = wait_for_end(stack, submit(stack))
+        # Its row says when the statement ran, and the commit came half a second later.
+        waits.append((job["started_at"] - job["created_at"]).total_seconds() - 0.5)
+
+    # A ring before the commit finds no job, and the next comes after two seconds.
+    assert min(waits) < 1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_killed_api_processes_lose_nothing(stack: Stack, seed: int) -> None:
     with trial(stack, seed, per_second=40) as running:

@@ -69,7 +69,7 @@ _armed: dict[str, Failpoint] = {}
 
 
 def failpoint(place: str, moment: str, *, error: Callable[[str], Exception] = _connection_lost) -> None:
-    """A place where a test may interfere; otherwise a look at an empty dictionary. `error` makes what `raise` raises."""
+    """A place where a test may interfere; otherwise a look at an empty dictionary. `error` makes what is raised."""
     if _armed and (point := _armed.get(f"{place}.{moment}")) is not None:
         point.reached(f"{place}.{moment}", error)
 

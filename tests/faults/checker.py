@@ -1,8 +1,8 @@
-"""The checker: what the promises say, looked up in the database and in the history once everything is healed and drained.
+"""The checker: what the promises say, looked up in database and history once everything is healed and drained.
 
-I1 every job answered 2xx is final · I2 one committed effect and one final event per job · I3 tokens grow, no stale write ·
-I4 legal moves only · I5 attempts ≤ max · I6 one job per key · I9 no row of another tenant · I10 nothing acknowledged that
-is not there. I7, the bounds in time, is `recoveries`.
+I1 every job answered 2xx is final · I2 one committed effect and one final event per job · I3 tokens grow, no stale
+write · I4 legal moves only · I5 attempts ≤ max · I6 one job per key · I9 no row of another tenant · I10 nothing
+acknowledged that is not there. I7, the bounds in time, is `recoveries`.
 """
 
 from collections import defaultdict
@@ -74,7 +74,9 @@ def check(url: str, history: History) -> list[Violation]:
     ]
 
 
-def check_job(job: dict[str, Any], facts: Facts) -> Iterator[Violation]:
+def check_job(  # noqa: C901, PLR0912 - one branch per promise, each on its own
+    job: dict[str, Any], facts: Facts
+) -> Iterator[Violation]:
     """One job's own history: what holds for it whatever clients were told."""
     events, attempts, effects = facts.events[job["id"]], facts.attempts[job["id"]], facts.effects[job["id"]]
     name = f"job {job['id']} ({job['type']}, {job['state']})"

@@ -4,6 +4,7 @@ A PostgreSQL on this network's own loopback, a connection with the service's set
 and from then on every packet between the two is dropped: no reset, no refusal, nothing.
 """
 
+import shutil
 import subprocess
 import tempfile
 import threading
@@ -20,9 +21,14 @@ from tests.support.folders import server_folder
 from tests.support.servers import settings
 
 
+def which(command: str) -> str:
+    """The command's path."""
+    return shutil.which(command) or command
+
+
 def main() -> None:
     """Prints the seconds between the cut and the error."""
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    subprocess.run([which("ip"), "link", "set", "lo", "up"], check=True)
     with server_folder() as folder, tempfile.TemporaryDirectory() as artifacts:
         postgres = PostgresServer.start(folder, durable=False)
         app = create_app(settings(postgres.url, "redis://127.0.0.1:1/0", Path(artifacts)))
@@ -45,7 +51,9 @@ def main() -> None:
         thread.start()
         asked.wait(20)
         for end in ("--sport", "--dport"):
-            subprocess.run(["iptables", "-I", "INPUT", "-p", "tcp", end, str(postgres.port), "-j", "DROP"], check=True)
+            subprocess.run(
+                [which("iptables"), "-I", "INPUT", "-p", "tcp", end, str(postgres.port), "-j", "DROP"], check=True
+            )
         cut_at = time.monotonic()
         cut.set()
         found = noticed.wait(120)

@@ -6,14 +6,11 @@ import logging
 import random
 import threading
 from collections.abc import Coroutine, Iterator
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 log = logging.getLogger(__name__)
 Value = TypeVar("Value")
 CHUNK = 65536
-COMMIT = b"COMMIT\x00"
-"""How a commit travels: psycopg sends it as a simple query."""
 HOST = "127.0.0.1"
 
 
@@ -24,8 +21,8 @@ class Proxy:
         self.target_port = target_port
         self.delay_seconds = 0.0
         """Added to each chunk, each way."""
-        self.lose_commit_answers = 0.0
-        """Probability that a connection ends once the server has had a COMMIT and answered it, unheard."""
+        self.lose_answers = 0.0
+        """Probability that a connection ends at an answer: what was asked for is done, and nobody hears of it."""
         self.lost_answers = 0
         self._random = random.Random(seed)
         self._loop = asyncio.new_event_loop()
@@ -47,7 +44,7 @@ class Proxy:
 
     def heal(self) -> None:
         """Pass everything through again, what was held back included."""
-        self.delay_seconds = self.lose_commit_answers = 0.0
+        self.delay_seconds = self.lose_answers = 0.0
         self._loop.call_soon_threadsafe(self._to_server.set)
         self._loop.call_soon_threadsafe(self._to_client.set)
 
@@ -89,10 +86,9 @@ class Proxy:
         try:
             server_reader, server_writer = await asyncio.open_connection(HOST, self.target_port)
             writers.append(server_writer)
-            commits = CommitWatch()
             pumps = [
-                asyncio.create_task(self._pump_requests(reader, server_writer, commits)),
-                asyncio.create_task(self._pump_answers(server_reader, writer, commits)),
+                asyncio.create_task(self._pump_requests(reader, server_writer)),
+                asyncio.create_task(self._pump_answers(server_reader, writer)),
             ]
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         except OSError as error:
@@ -106,33 +102,21 @@ class Proxy:
             for end in writers:
                 end.transport.abort()
 
-    async def _pump_requests(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, commits: "CommitWatch"
-    ) -> None:
+    async def _pump_requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(CHUNK):
                 await asyncio.sleep(self.delay_seconds)
                 await self._to_server.wait()
-                commits.is_under_way = COMMIT in data
                 writer.write(data)
                 await writer.drain()
 
-    async def _pump_answers(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, commits: "CommitWatch"
-    ) -> None:
+    async def _pump_answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(CHUNK):
                 await asyncio.sleep(self.delay_seconds)
                 await self._to_client.wait()
-                if commits.is_under_way and self._random.random() < self.lose_commit_answers:
+                if self._random.random() < self.lose_answers:
                     self.lost_answers += 1
                     return
                 writer.write(data)
                 await writer.drain()
-
-
-@dataclass
-class CommitWatch:
-    """Whether the last request on a connection was a COMMIT."""
-
-    is_under_way: bool = False

@@ -43,7 +43,7 @@ QUICK: dict[str, Any] = {
     "SHUTDOWN_GRACE": 1.0,
     "CLOCK_LEASE_SECONDS": 3.0,
 }
-"""Times of a fifth of the defaults, so that what takes a lease takes seconds. The rows about a promised bound undo them."""
+"""Times of a fifth of the defaults, so that what takes a lease takes seconds. Rows about a promised bound undo them."""
 
 RESCUE_SECONDS = QUICK["LEASE_SECONDS"] + 10.0
 """In these times, what is promised as 40 s by default: a lease, and ten seconds to notice and to ring."""
@@ -124,7 +124,7 @@ class Stack:
     def wait_until_ready(self) -> None:
         """Until the API answers, every worker has shown a sign of life since, and a beat is the clock."""
         since = time.time()
-        wait_for(lambda: self._api_answers(), seconds=40, what="the API's readiness")
+        wait_for(self._api_answers, seconds=40, what="the API's readiness")
         workers = [name for name in self.processes if name.startswith("worker")]
         wait_for(
             lambda: all(self._is_alive(name, since) for name in workers), seconds=40, what="a worker's sign of life"
@@ -182,7 +182,8 @@ class Stack:
 
     def unfinished(self) -> int:
         """How many jobs have not ended."""
-        return int(self.execute(f"SELECT count(*) AS jobs FROM jobs WHERE state IN ({UNFINISHED_SQL})")[0]["jobs"])
+        statement = f"SELECT count(*) AS jobs FROM jobs WHERE state IN ({UNFINISHED_SQL})"  # noqa: S608
+        return int(self.execute(statement)[0]["jobs"])
 
     def leader(self) -> str | None:
         """The name of the beat that is the clock."""
@@ -197,10 +198,10 @@ class Stack:
 
     def logs(self, *, characters: int = 3000) -> str:
         """The ends of the logs, for a failure's report."""
-        tails = []
-        for log in sorted(self.folder.glob("*.log")):
-            tails.append(f"----- {log.name}\n{log.read_text(errors='replace')[-characters:]}")
-        return "\n".join(tails)
+        return "\n".join(
+            f"----- {log.name}\n{log.read_text(errors='replace')[-characters:]}"
+            for log in sorted(self.folder.glob("*.log"))
+        )
 
     def close(self) -> None:
         """End everything."""

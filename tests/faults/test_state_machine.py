@@ -1,6 +1,5 @@
 """Random operations on one job, alone and two at the same moment, against a pure model of what they may do."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -43,11 +42,11 @@ operations = st.one_of(
 
 
 @pytest.fixture
-def arena(app: Flask, client: KeyClient, config: dict[str, Any]) -> Iterator[tuple[KeyClient, str]]:
+def arena(app: Flask, client: KeyClient, config: dict[str, Any]) -> tuple[KeyClient, str]:
     """A client, and the database's URL as libpq wants it."""
     with app.app_context(), transaction() as session:
         session.execute(text(EFFECTS_TABLE))
-    yield client, config["DATABASE_URL"].replace("postgresql+psycopg://", "postgresql://")
+    return client, config["DATABASE_URL"].replace("postgresql+psycopg://", "postgresql://")
 
 
 class JobLife(RuleBasedStateMachine):

@@ -58,7 +58,7 @@ class Nemesis:
 
     @contextmanager
     def stopped(self, name: str) -> Iterator[None]:
-        """SIGSTOP a process (`api`, `worker-1`, …, `redis`, `postgres`) with its children, for the length of the block."""
+        """SIGSTOP a process (`api`, `worker-1`, …, `redis`, `postgres`) with children, for the length of the block."""
         servers = {"redis": self.stack.redis.pid, "postgres": self.stack.postgres.pid}
         pid = servers[name] if name in servers else self.stack.processes[name].pid
         self.note("stop", process=name)

@@ -131,14 +131,17 @@ def _note_warning(notice: psycopg.errors.Diagnostic) -> None:
 def reading() -> Iterator[Session]:
     """Reads without a transaction around them: each statement sees what is committed, in one round trip.
 
-    The connection goes back to the pool at the end of the block.
+    A session of its own: a handler may have work under way in the scoped one.
     """
-    session: Session = db.session()
-    session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
-    try:
+    with Session(_autocommit_engine()) as session:
         yield session
-    finally:
-        session.rollback()
+
+
+@contextmanager
+def snapshot() -> Iterator[Session]:
+    """Reads that all see the database as it was at the first of them, so that figures of one report agree."""
+    with Session(db.engine.execution_options(isolation_level="REPEATABLE READ")) as session:
+        yield session
 
 
 def to_jsonb(value: Any) -> str:

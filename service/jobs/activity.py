@@ -117,9 +117,10 @@ def day_of_job(session: Session, tenant_id: UUID, job_id: UUID) -> datetime:
 
 
 def measure_activity(session: Session, tenant_id: UUID, *, since: datetime, until: datetime) -> Activity:
-    """Count and time the tenant's jobs of the period. `session` must not be in a transaction: this starts its own."""
-    # Without one snapshot for all statements a job that ends meanwhile would make the figures disagree.
-    session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+    """Count and time the tenant's jobs of the period.
+
+    `session` is to be a snapshot: otherwise a job that ends meanwhile would make the figures disagree.
+    """
     period = {"tenant_id": tenant_id, "since": since, "until": until}
     types = _count_states(session, period)
     total = TypeActivity("all types")

@@ -15,6 +15,7 @@ from marshmallow import ValidationError
 from service.artifacts.storage import ArtifactStorage
 from service.extensions import db
 from service.jobs.activity import measure_activity
+from service.transaction import snapshot
 from tests.support.reporting import insert_job, job_context, kept, new_tenant
 from worker.context import JobContext, PermanentFailure
 from worker.tasks.report_activity import ReportActivityArgs, beginning, report_activity
@@ -140,9 +141,9 @@ def test_a_period_that_ends_before_it_begins_fails_for_good(ctx: JobContext) -> 
 def test_all_statements_see_one_snapshot(app: Flask, tenant: UUID) -> None:
     _busy_day(tenant)
 
-    activity = measure_activity(db.session(), tenant, since=DAY - timedelta(days=20), until=DAY + timedelta(days=2))
-    isolation = db.session.connection().get_isolation_level()
-    db.session.rollback()
+    with snapshot() as session:
+        activity = measure_activity(session, tenant, since=DAY - timedelta(days=20), until=DAY + timedelta(days=2))
+        isolation = session.connection().get_isolation_level()
 
     assert isolation == "REPEATABLE READ"
     assert activity.bucket == timedelta(days=1)

@@ -232,7 +232,7 @@ def test_the_one_scope_that_a_route_asks_for_is_enough(app: Flask) -> None:
         scope = required_scope(app, endpoint, verb)
         assert scope is not None
 
-        for granted in {scope, Scope.ADMIN}:
+        for granted in {scope} | ({Scope.ADMIN} if scope is not Scope.OPERATOR else set()):
             response = clients[granted].open(verb, any_path(path).removeprefix("/api/v1"))
             assert response.status_code not in {401, 403, 500}, f"{verb} {path}"
 

@@ -8,7 +8,7 @@ from marshmallow import Schema, ValidationError, fields, validate, validates_sch
 
 from service.jobs.activity import Activity, day_of_job, measure_activity
 from service.queues import Queue
-from service.transaction import reading
+from service.transaction import reading, snapshot
 from worker.context import JobContext, PermanentFailure
 from worker.job_task import job
 
@@ -90,7 +90,7 @@ def _measure(ctx: JobContext, period: str | None, since: datetime | None, until:
             f"{LONGEST.days} days.",
             kind="bad_period",
         )
-    with reading() as session:
+    with snapshot() as session:
         return measure_activity(session, ctx.tenant_id, since=since, until=until)
 
 

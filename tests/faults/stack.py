@@ -36,6 +36,7 @@ CELERY = "tests.faults.celery_command"
 API_PROCESSES = 2
 POOL_PROCESSES = 2
 TENANTS = ("acme", "rival")
+POSTGRES = ["max_connections=80"]
 QUICK: dict[str, Any] = {
     "LEASE_SECONDS": 6.0,
     "LEASE_RENEW_SECONDS": 1.0,
@@ -54,7 +55,8 @@ class Stack:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.postgres = PostgresServer.start(folder / "postgres", durable=True, settings=["max_connections=80"])
+        self.postgres_folder = folder / "postgres"
+        self.postgres = PostgresServer.start(self.postgres_folder, durable=True, settings=POSTGRES)
         self.redis = RedisServer.start(folder / "redis")
         self.links = {role: Proxy(self.postgres.port) for role in ("api", "worker", "beat")}
         self.processes: dict[str, Process] = {}
@@ -161,9 +163,13 @@ class Stack:
 
     def start_postgres(self) -> None:
         """Start it again, on the same port: it recovers from its log."""
-        self.postgres = PostgresServer.start(
-            self.folder / "postgres", durable=True, port=self.postgres.port, settings=["max_connections=80"]
+        self.use_postgres(
+            PostgresServer.start(self.postgres_folder, durable=True, port=self.postgres.port, settings=POSTGRES)
         )
+
+    def use_postgres(self, server: PostgresServer) -> None:
+        """Let every role's proxy lead to this server from now on."""
+        self.postgres = server
         for link in self.links.values():
             link.target_port = self.postgres.port
 

@@ -14,7 +14,7 @@ import pytest
 from deploy.local.servers import PostgresServer
 from service.app import create_app
 from tests.faults.one_job import effects, outcomes, submit, wait_for_end, wait_for_state
-from tests.faults.stack import QUICK, RESCUE_SECONDS, Stack
+from tests.faults.stack import POSTGRES, QUICK, RESCUE_SECONDS, Stack
 from tests.faults.trial import SEEDS, trial
 from tests.support.client import KeyClient
 from tests.support.folders import server_folder
@@ -160,6 +160,37 @@ def test_a_full_disk_is_answered_503_and_passes_with_its_cause(servers: TestServ
         assert answers <= {202, 503}
         wait_for(lambda: submit_megabyte(client) == 202, seconds=60, what="an accepted submission")
         assert client.job(kept)["state"] == "queued"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_when_the_primary_dies_the_promoted_synchronous_standby_has_every_job_that_was_answered_2xx(
+    stack: Stack, seed: int
+) -> None:
+    folder = stack.folder / f"standby-{seed}"
+    standby = start_standby(stack, folder)
+    stack.execute("ALTER SYSTEM SET synchronous_standby_names = '*'", superuser=True)
+    stack.execute("SELECT pg_reload_conf()", superuser=True)
+    in_step = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"
+    wait_for(lambda: stack.execute(in_step, superuser=True), what="the standby to be in step")
+
+    with trial(stack, seed) as running:
+        running.go_on(40)
+        running.nemesis.note("promote")
+        stack.postgres.kill()
+        stack.use_postgres(standby)
+        stack.postgres_folder = folder
+        stack.execute("SELECT pg_promote()", superuser=True)
+        running.go_on(20)
+
+
+def start_standby(stack: Stack, folder: Path) -> PostgresServer:
+    """A copy of the primary, made while that is down for a moment, which follows it from there."""
+    stack.postgres.stop()
+    subprocess.run([shutil.which("cp") or "cp", "--archive", stack.postgres_folder, folder], check=True)
+    stack.start_postgres()
+    (folder / "data" / "standby.signal").touch()
+    primary = stack.superuser_url.rpartition("/")[0]
+    return PostgresServer.start(folder, settings=[*POSTGRES, f"primary_conninfo={primary}/postgres", "hot_standby=on"])
 
 
 def fill(descriptor: int) -> None:

@@ -190,13 +190,15 @@ COMMIT_OF = {"fail for good": "fail", "give back": "give_back"}
 """Operations whose transaction has another name."""
 
 
-def prepared(client: KeyClient, pair: tuple[Operation, Operation]) -> tuple[ModelJob, RealJob]:
+def prepared(client: KeyClient, pair: tuple[Operation, Operation], *, max_attempts: int) -> tuple[ModelJob, RealJob]:
     """A job that both operations could do something to; nothing is left of those before that the clock passed over."""
     with client.app.app_context():
         rescue()
         expire()
         promote()
-    model = ModelJob(state=State.SCHEDULED, due=False) if "promote" in pair else ModelJob()
+    model = ModelJob(max_attempts=max_attempts)
+    if "promote" in pair:
+        model = replace(model, state=State.SCHEDULED, due=False)
     real = RealJob.submit(client.app, client.key.tenant_id, model)
     if "promote" in pair:
         real.let_pass("run_at")
@@ -220,7 +222,7 @@ def test_of_two_rivals_one_wins_and_both_answers_are_true(
 ) -> None:
     client, url = arena
     for race in range(races):
-        model, real = prepared(client, pair)
+        model, real = prepared(client, pair, max_attempts=1 + race // 4 % 2)  # the last attempt, or one before it
         steps = [(operation, model.token) for operation in pair]
         # One of the two holds its locks for a moment before it commits, so that the other runs into them.
         slow = pair[race % 2]

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 import time
 import traceback
@@ -48,6 +49,8 @@ PEERS = ("fastapi", "uvicorn", "uvloop", "saq", "procrastinate")
 def main() -> int:
     """Run the steps that were asked for; 1 when a figure had to be discarded."""
     options = _options()
+    # Somebody who stops it must not find servers and folders left behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     results = _about(options.mode)
     failed = []
     for name in options.only or STEPS:

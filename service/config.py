@@ -33,9 +33,10 @@ class Defaults:
 
     DATABASE_URL = ""
     """PostgreSQL, as `postgresql+psycopg://user:password@host:port/name`."""
-    DATABASE_POOL_SIZE = 5
+    DATABASE_POOL_SIZE = 20
     """Connections kept open per process; the sum over all processes must stay below `max_connections`."""
-    DATABASE_POOL_OVERFLOW = 10
+    DATABASE_POOL_OVERFLOW = 0
+    """Connections beyond those; each is closed as soon as it is returned, and opening one costs ten statements."""
     DATABASE_POOL_TIMEOUT = 2.0
     """How long a request waits for a free connection before it is answered 503."""
     DATABASE_CONNECT_TIMEOUT = 3
@@ -210,6 +211,7 @@ def _flask_sqlalchemy(config: Mapping[str, Any], role: Role) -> dict[str, Any]:
         "SQLALCHEMY_ENGINE_OPTIONS": {
             "hide_parameters": True,  # arguments are the customer's: an error's text must not carry them into a log
             "pool_recycle": 1800,
+            "pool_use_lifo": True,  # a few connections are used again and again, and their statements stay prepared
             "pool_size": config["DATABASE_POOL_SIZE"] if role == "api" else 2,
             "max_overflow": config["DATABASE_POOL_OVERFLOW"] if role == "api" else 2,
             "pool_timeout": config["DATABASE_POOL_TIMEOUT"] if role == "api" else 10.0,

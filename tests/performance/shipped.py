@@ -163,7 +163,7 @@ _RAN_ONCE = """
       FROM jobs
       JOIN (SELECT job_id, count(*) AS attempts, min(outcome) AS outcome FROM job_attempts GROUP BY job_id) AS tried
         ON job_id = id
-     WHERE id = ANY(%(ids)s::uuid[]) AND state = 'succeeded' AND attempt = 1 AND token = 1
+     WHERE id = ANY(%(ids)s::uuid[]) AND state = 'succeeded' AND attempt = 1
        AND attempts = 1 AND outcome = 'succeeded'
 """
 

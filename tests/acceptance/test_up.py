@@ -21,6 +21,7 @@ import redis
 import urllib3
 
 from deploy.local.folder import DataFolder, process_exists
+from deploy.local.servers import free_port
 from deploy.local.stack import Stack
 from deploy.local.summary import curl_line
 from service.queues import Queue
@@ -68,6 +69,8 @@ class Up:
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         self.folder = folder
+        if "--port" not in arguments:  # the default one may be taken, between the look and the start, by anybody here
+            arguments = (*arguments, "--port", str(free_port()))
         self._output = folder.parent / f"up-{time.monotonic_ns()}.txt"
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(

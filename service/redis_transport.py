@@ -13,6 +13,8 @@ import orjson
 from kombu import transport as kombu_transport
 from kombu.transport import redis
 from kombu.transport.virtual import Message
+from kombu.transport.virtual import QoS as VirtualQoS
+from redis.exceptions import OutOfMemoryError
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,22 @@ class CheckedMessage(Message):
         orjson.loads(self.body)
 
 
+class PatientQoS(redis.QoS):
+    """Keeps account of unacknowledged messages; while Redis is full, in memory alone.
+
+    Seen in celery 5.7.0 with kombu 5.7.0 and redis 8.1.0: the account's write is refused, and the error ends the
+    worker. A message that only this process knows of is lost with it, and then its job is rung again.
+    """
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Note a message that is handed out."""
+        try:
+            super().append(message, delivery_tag)
+        except OutOfMemoryError:
+            log.warning("Redis is full: a message is handed out without a note of it there")
+            VirtualQoS.append(self, message, delivery_tag)
+
+
 class MendedChannel(redis.Channel):
     """The Redis channel, not to be ended by a malformed message, and closed for good by the first `close()`.
 
@@ -44,6 +62,7 @@ class MendedChannel(redis.Channel):
     """
 
     Message = CheckedMessage
+    QoS = PatientQoS
 
     def _brpop_read(self, **options: Any) -> Any:
         """Take one message; one that is malformed is refused, and the consumer goes on.

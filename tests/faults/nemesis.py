@@ -45,8 +45,7 @@ class Nemesis:
     def kill_worker_parent(self, worker: str = "worker-1") -> None:
         """kill -9 a worker's main process alone."""
         self.note("kill_worker_parent", worker=worker)
-        self.stack.processes[worker].send(signal.SIGKILL)
-        self.stack.processes[worker].wait(10)
+        self.stack.send(worker, signal.SIGKILL)
 
     def kill_clock(self) -> str | None:
         """kill -9 the beat that is the clock."""

@@ -171,15 +171,16 @@ def soak(
     stack.heal()
     drained = drain(stack, load, seconds=180)
     violations = check(stack.database_url, history)
+    ended = Counter(entry["process"] for entry in history.entries("ended"))
+    violations += [Violation("alive", f"{name} ended by itself {times} times") for name, times in ended.items()]
     return Report(violations, _summary(stack, history, load, done=done, drained=drained, violations=violations))
 
 
 def _revive(stack: Stack, history: History) -> None:
     """Start what ended by itself, as a container's restart policy would, and say so."""
-    for name, process in list(stack.processes.items()):
-        if not process.is_running:
-            history.record("ended", process=name)
-            stack.start(name)
+    for name in stack.ended_by_themselves():
+        history.record("ended", process=name)
+        stack.start(name)
 
 
 def _summary(
@@ -203,7 +204,6 @@ def _summary(
         f"jobs                {sum(by_state.values())}: {_listed(by_state)}",
         f"attempts            {_listed({str(row['outcome']): row['attempts'] for row in attempts})}",
         f"faults              {sum(done.values())}: {_listed(done)}",
-        f"ended by themselves {_listed(Counter(entry['process'] for entry in history.entries('ended'))) or 'none'}",
         f"drained in          {drained:.1f} s after the last fault was healed",
         f"lost attempts       noticed after {_percentiles(found, 'lost_attempt_seconds')} of their start",
         f"                    run again after {_percentiles(found, 'wait_seconds')} more",

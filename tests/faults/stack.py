@@ -61,6 +61,8 @@ class Stack:
         self.links = {role: Proxy(self.postgres.port) for role in ("api", "worker", "beat")}
         self.processes: dict[str, Process] = {}
         self._extras: dict[str, dict[str, Any]] = {}
+        self._killed: set[int] = set()
+        """Processes that were killed or stopped for good on purpose."""
         self._api_port = free_port()
         self.tenants = self._migrate()
         for name in ("api", "worker-1", "beat-1", "beat-2"):
@@ -121,7 +123,22 @@ class Stack:
 
     def end(self, name: str) -> None:
         """SIGKILL a process and its children: the host is gone. Nobody starts it again but `start` and `heal`."""
+        self._killed.add(self.processes[name].pid)
         self.processes[name].end()
+
+    def send(self, name: str, signum: int) -> None:
+        """A signal that ends the process itself, not its children; wait until it has ended."""
+        self._killed.add(self.processes[name].pid)
+        self.processes[name].send(signum)
+        self.processes[name].wait(30)
+
+    def ended_by_themselves(self) -> list[str]:
+        """Processes that are gone though nobody killed them, and that were not told to die at a failpoint."""
+        return [
+            name
+            for name, process in self.processes.items()
+            if not process.is_running and process.pid not in self._killed and "FAILPOINTS" not in self._extras[name]
+        ]
 
     def wait_until_ready(self) -> None:
         """Until the API answers, every worker has shown a sign of life since, and a beat is the clock."""

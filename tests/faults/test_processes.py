@@ -117,7 +117,7 @@ def test_the_jobs_of_a_worker_whose_parent_is_killed_run_again_within_the_promis
             wait_for_state(stack, job_id, "running")
 
         killed = time.monotonic()
-        stack.processes["worker-1"].send(signal.SIGKILL)
+        stack.send("worker-1", signal.SIGKILL)
         for job_id in jobs:
             wait_for_end(stack, job_id, seconds=PROMISED_SECONDS + 20)
         took = time.monotonic() - killed - 4  # the job's own time
@@ -174,8 +174,7 @@ def test_a_rolling_restart_under_load_loses_nothing_and_counts_no_attempt(stack:
             long_jobs = [submit(stack, args={"seconds": 6}) for _ in range(2)]
             for name in ("worker-1", "worker-2", "beat-1", "beat-2", "api"):
                 running.nemesis.note("restart", process=name)
-                stack.processes[name].send(signal.SIGTERM)
-                stack.processes[name].wait(30)
+                stack.send(name, signal.SIGTERM)
                 stack.start(name)
                 running.go_on(5)
         assert [row(stack, job_id)["attempt"] for job_id in long_jobs] == [1, 1]

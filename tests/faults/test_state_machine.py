@@ -162,7 +162,7 @@ def same(one: ModelJob, other: ModelJob) -> bool:
 
 @pytest.mark.parametrize(
     ("examples", "steps"),
-    [pytest.param(10, 15, id="quick"), pytest.param(300, 40, id="long", marks=pytest.mark.slow)],
+    [pytest.param(10, 15, id="quick"), pytest.param(100, 30, id="long", marks=pytest.mark.slow)],
 )
 def test_every_life_of_a_job_follows_the_model(arena: tuple[KeyClient, str], examples: int, steps: int) -> None:
     with ThreadPoolExecutor(3) as pool:

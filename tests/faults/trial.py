@@ -47,6 +47,8 @@ def trial(stack: Stack, seed: int, **load: Any) -> Iterator[Trial]:
     try:
         with Load(stack.api_url, stack.tenants, history, seed=seed, **load) as clients:
             yield Trial(stack, clients, Nemesis(stack, history, seed), history)
+        ended = stack.ended_by_themselves()
+        assert not ended, f"{ended} ended though nobody killed them"
         stack.heal()
         drain(stack, clients)
         violations = check(stack.database_url, history)

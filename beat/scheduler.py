@@ -42,7 +42,6 @@ class ClockScheduler(Scheduler):  # type: ignore[misc] # celery ships no types
         self._config = self._flask_app.config
         self._holder = f"{socket.gethostname()}:{os.getpid()}"
         self._dispatcher = Dispatcher(
-            self.app,
             Bell(self.app, hard_timeout_grace=self._config["HARD_TIMEOUT_GRACE"]),
             window=self._config["DISPATCH_WINDOW"],
             ring_again_seconds=self._config["RING_AGAIN_SECONDS"],

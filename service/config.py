@@ -61,8 +61,9 @@ class Defaults:
     CLOCK_TICK_SECONDS = 0.5
     DISPATCH_WINDOW = 1000
     """Rung jobs held in the broker per queue; the rest of the backlog waits in PostgreSQL."""
-    RING_AGAIN_SECONDS = 30.0
-    """First wait before a rung job that nobody claimed is rung again; it doubles each time."""
+    RING_AGAIN_SECONDS = 300.0
+    """First wait before a job is rung again although the broker seems to hold its ring; it doubles each time. What the
+    broker does not hold any more is rung again within seconds."""
     RETENTION_DAYS = 30
     """Final jobs, their events, attempts and artifacts are deleted after so many days."""
     IDEMPOTENCY_HOURS = 72
@@ -275,7 +276,7 @@ def celery_settings(config: Mapping[str, Any], role: Role) -> dict[str, Any]:
         "worker_pool": "worker.pool:TaskPool",
         "worker_send_task_events": True,
         "worker_prefetch_multiplier": 1,
-        "worker_max_tasks_per_child": 1000,
+        "worker_max_tasks_per_child": 5000,
         "worker_hijack_root_logger": False,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_soft_shutdown_timeout": 0.0,

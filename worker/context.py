@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -59,14 +60,18 @@ class JobContext:
     attempt: int
     max_attempts: int
     config: Mapping[str, Any]
-    scratch: Path
-    """An empty folder of this attempt's own, removed when the attempt ends."""
+    make_scratch: Callable[[], Path]
     storage: ArtifactStorage
     report_progress: Callable[[float, str], None]
     log: logging.LoggerAdapter[logging.Logger]
     """Writes log lines that carry the job's id and attempt. Never log arguments: they are the customer's."""
     artifacts: list[NewArtifact] = field(default_factory=list)
     effects: list[Effect] = field(default_factory=list)
+
+    @cached_property
+    def scratch(self) -> Path:
+        """An empty folder of this attempt's own, made when it is first asked for, removed when the attempt ends."""
+        return self.make_scratch()
 
     def progress(self, percent: float, message: str = "") -> None:
         """Say how far the job is: 0 to 100, and a few words for people. Cheap; call it as often as you like."""

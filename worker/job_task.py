@@ -64,7 +64,7 @@ class JobTask(FlaskTask):
             job = self._claim(app)
             held = Claim(job["id"], job["token"])
             self.request.update(retries=job["attempt"] - 1)  # for Celery's backoff
-            log.info("job %s started", held.job_id, extra=_log_fields(job))
+            log.debug("job %s started", held.job_id, extra=_log_fields(job))
             try:
                 result, context = self._run_handler(app, job, held)
                 ended = _persist(lambda: succeed(held, result, artifacts=context.artifacts, effects=context.effects))
@@ -109,7 +109,7 @@ class JobTask(FlaskTask):
 
     def _run_handler(self, app: Flask, job: RowMapping, held: Claim) -> tuple[Any, JobContext]:
         keeper = _lease_keeper(app)
-        with _scratch_folder() as scratch, keeper.watching(held, timeout_seconds=job["timeout_seconds"]) as watch:
+        with _scratch_folders() as make_scratch, keeper.watching(held, timeout_seconds=job["timeout_seconds"]) as watch:
             context = JobContext(
                 job_id=job["id"],
                 tenant_id=job["tenant_id"],
@@ -117,7 +117,7 @@ class JobTask(FlaskTask):
                 attempt=job["attempt"],
                 max_attempts=job["max_attempts"],
                 config=app.config,
-                scratch=scratch,
+                make_scratch=make_scratch,
                 storage=ArtifactStorage(Path(app.config["ARTIFACT_DIR"])),
                 report_progress=lambda percent, message: keeper.report_progress(watch, percent, message),
                 log=logging.LoggerAdapter(logging.getLogger("millrace.job"), _log_fields(job)),
@@ -258,13 +258,19 @@ def _check_result(result: Any, *, limit: int) -> None:
 
 
 @contextmanager
-def _scratch_folder() -> Iterator[Path]:
-    """A folder that is made only when somebody asks for it would be cheaper still; an empty one costs little."""
-    folder = Path(tempfile.mkdtemp(prefix="millrace-"))
+def _scratch_folders() -> Iterator[Callable[[], Path]]:
+    """A maker of folders that are gone at the end. Most jobs ask for none, and one costs more than their statements."""
+    made: list[Path] = []
+
+    def make() -> Path:
+        made.append(Path(tempfile.mkdtemp(prefix="millrace-")))
+        return made[-1]
+
     try:
-        yield folder
+        yield make
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        for folder in made:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _log_fields(job: RowMapping) -> dict[str, Any]:

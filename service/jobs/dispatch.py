@@ -10,8 +10,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from celery import Celery
-from kombu.exceptions import ChannelError
 from sqlalchemy import RowMapping, text
 
 from service.jobs.lanes import START, next_to_ring, room_in
@@ -60,8 +58,7 @@ class Dispatched:
 class Dispatcher:
     """Rings jobs, round by round. Remembers between rounds only where its walk over the lanes goes on."""
 
-    def __init__(self, celery: Celery, bell: Bell, *, window: int, ring_again_seconds: float) -> None:
-        self._celery = celery
+    def __init__(self, bell: Bell, *, window: int, ring_again_seconds: float) -> None:
         self._bell = bell
         self._window = window
         self._ring_again_seconds = ring_again_seconds
@@ -71,7 +68,7 @@ class Dispatcher:
         """One round over every queue. Stops early, without an error, when the broker does not answer."""
         done: dict[Queue, Dispatched] = {}
         for queue in Queue:
-            depth = _broker_depth(self._celery, queue)
+            depth = _broker_depth(self._bell, queue)
             if depth is None:
                 break
             done[queue] = self._dispatch(queue, depth)
@@ -161,13 +158,10 @@ def _ring_and_mark(bell: Bell, jobs: Sequence[RowMapping]) -> int:
     return rung
 
 
-def _broker_depth(celery: Celery, queue: Queue) -> int | None:
+def _broker_depth(bell: Bell, queue: Queue) -> int | None:
     """How many messages the broker holds ready in the queue; None when it does not answer."""
     try:
-        with celery.connection_for_write() as connection:
-            return int(connection.default_channel.queue_declare(queue=queue.value, passive=True).message_count)
-    except ChannelError:  # the broker does not know the queue: on Redis that means that it is empty
-        return 0
+        return bell.depth(queue.value)
     except RING_ERRORS as error:
         log.warning("the broker does not answer (%s); jobs wait in PostgreSQL", type(error).__name__)
         return None

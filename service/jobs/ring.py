@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from celery import Celery
-from kombu.exceptions import OperationalError
+from kombu.exceptions import ChannelError, OperationalError
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -70,6 +70,16 @@ class Bell:
                     return rung
                 rung += len(batch)
         return rung
+
+    def depth(self, queue: str) -> int:
+        """How many messages the broker holds ready in the queue. Raises one of RING_ERRORS."""
+        if self._redis is not None:
+            return int(self._redis.llen(queue))
+        try:
+            with self._celery.connection_for_write() as connection:
+                return int(connection.default_channel.queue_declare(queue=queue, passive=True).message_count)
+        except ChannelError:  # the broker does not know the queue: nothing was ever put into it
+            return 0
 
     def _push(self, queue: str, batch: Sequence[Mapping[Any, Any]]) -> None:
         if self._redis is not None:

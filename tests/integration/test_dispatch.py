@@ -31,7 +31,7 @@ def broker(config: dict[str, Any]) -> Iterator[redis.Redis]:
 
 def dispatcher(app: Flask, *, window: int = 10) -> Dispatcher:
     celery = app.extensions["celery"]
-    return Dispatcher(celery, Bell(celery, hard_timeout_grace=10), window=window, ring_again_seconds=30)
+    return Dispatcher(Bell(celery, hard_timeout_grace=10), window=window, ring_again_seconds=30)
 
 
 def store_many(client: KeyClient, count: int, **values: Any) -> list[str]:

@@ -37,7 +37,7 @@ def job_context(folder: Path, storage: ArtifactStorage, *, tenant_id: UUID, job_
         attempt=1,
         max_attempts=3,
         config={},
-        scratch=scratch,
+        make_scratch=lambda: scratch,
         storage=storage,
         report_progress=Told(),
         log=logging.LoggerAdapter(logging.getLogger("tests"), {}),

@@ -30,7 +30,7 @@ def ctx(tmp_path: Path) -> JobContext:
         attempt=1,
         max_attempts=5,
         config={"OUTGOING_ALLOW_PRIVATE": True, "RESULT_MAX_BYTES": RESULT_MAX_BYTES},
-        scratch=tmp_path,
+        make_scratch=lambda: tmp_path,
         storage=ArtifactStorage(tmp_path / "artifacts"),
         report_progress=lambda _percent, _message: None,
         log=logging.LoggerAdapter(logging.getLogger("test.http_request"), {}),

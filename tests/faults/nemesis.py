@@ -89,12 +89,12 @@ class Nemesis:
         for path in (self.stack.folder / "redis").rglob("*.manifest"):
             path.unlink()
 
-    def limit_redis(self, policy: str, *, megabytes: int = 1) -> None:
-        """Let Redis be full: refuse (`noeviction`) or throw away (`allkeys-lru`)."""
+    def limit_redis(self, policy: str) -> None:
+        """Let Redis be full at once and refuse (`noeviction`), or have a megabyte and throw away (`allkeys-lru`)."""
         self.note("limit_redis", policy=policy)
         with self.stack.broker() as broker:
             broker.config_set("maxmemory-policy", policy)
-            broker.config_set("maxmemory", megabytes << 20)
+            broker.config_set("maxmemory", 1 if policy == "noeviction" else 1 << 20)
 
     def forge_messages(self) -> list[bytes]:
         """Put messages into the queues that no ring of ours looks like; returns them."""

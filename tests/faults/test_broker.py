@@ -90,8 +90,11 @@ def test_while_redis_is_frozen_submissions_go_on_quickly(stack: Stack, seed: int
 def test_a_redis_that_refuses_or_throws_away_loses_nothing(stack: Stack, policy: str) -> None:
     with trial(stack, seed=1) as running:
         running.go_on(10)
+        waiting = [submit(stack, args={"seconds": 0.2}) for _ in range(20)]  # in Redis, while the pool is busy
         running.nemesis.limit_redis(policy)
         running.go_on(60)
+        # What a worker takes from a full Redis it runs; what is not there any more waits in PostgreSQL.
+        wait_for_end(stack, waiting[0])
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -33,6 +34,8 @@ START_SECONDS = 60
 """How long a server may take to answer: recovery after a crash is the slow case."""
 STOP_SECONDS = 10
 START_ATTEMPTS = 4
+SERVER_PORTS = range(20_000, 32_000)
+FREE_PORT_TRIES = 50
 NOT_DURABLE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 BUILTIN_LOCALE_SINCE = 17
 RETRIED_FAILURES = re.compile(
@@ -276,7 +279,15 @@ class RedisServer(Server):
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that was free a moment ago; who needs it must be ready for somebody being quicker."""
+    """A TCP port of 127.0.0.1 that was free a moment ago; who needs it must be ready for somebody being quicker.
+
+    Below the range from which systems take the ports of outgoing connections: one of those could have it in the
+    seconds until a server binds it.
+    """
+    for _ in range(FREE_PORT_TRIES):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((HOST, secrets.choice(SERVER_PORTS)))
+            return int(probe.getsockname()[1])
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])

@@ -73,11 +73,11 @@ class LocalStack:
 
     def start(self) -> Stack:
         """Start everything; returns when all of it is ready and `stack.json` is written. Raises StartFailure."""
-        api_port = self._api_port()
-        flower_port = DEFAULT_FLOWER_PORT if port_is_free(DEFAULT_FLOWER_PORT) else free_port()
+        self._refuse_taken_port()
         database_url, redis_url = self._start_servers()
         self._environment = self._settings(database_url, redis_url)
         self._migrate(database_url)
+        api_port, flower_port = self._api_port(), self._flower_port()  # as late as can be: others look for ports too
         self._start_roles(api_port, flower_port)
         stack = Stack(
             api_url=f"http://{HOST}:{api_port}/api/v1",
@@ -97,19 +97,26 @@ class LocalStack:
         self._supervisor.on_restart = lambda: self._write(stack)
         return stack
 
+    def _refuse_taken_port(self) -> None:
+        if self._asked_port is not None and not port_is_free(self._asked_port):
+            raise StartFailure(
+                f"The port {self._asked_port} is taken by another program. Choose another with --port, "
+                f"or leave --port out to get a free one."
+            )
+
     def _api_port(self) -> int:
         if self._asked_port is not None:
-            if not port_is_free(self._asked_port):
-                raise StartFailure(
-                    f"The port {self._asked_port} is taken by another program. Choose another with --port, "
-                    f"or leave --port out to get a free one."
-                )
             return self._asked_port
         if port_is_free(DEFAULT_API_PORT):
             return DEFAULT_API_PORT
         chosen = free_port()
         self._say(f"The port {DEFAULT_API_PORT} is taken by another program; the API uses {chosen}.")
         return chosen
+
+    def _flower_port(self) -> int:
+        """The usual one, unless it is taken or the API's was chosen by hand: then stacks may run side by side."""
+        usual = self._asked_port is None and port_is_free(DEFAULT_FLOWER_PORT)
+        return DEFAULT_FLOWER_PORT if usual else free_port()
 
     def _start_servers(self) -> tuple[str, str]:
         database_url = os.environ.get("MILLRACE_DATABASE_URL", "")

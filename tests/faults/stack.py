@@ -8,7 +8,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +172,8 @@ class Stack:
         roots = [self.redis.pid, self.postgres.pid, *(process.pid for process in self.processes.values())]
         for pid in roots:
             for one in family(pid):
-                one.send_signal(signal.SIGCONT)
+                with suppress(psutil.NoSuchProcess):  # ended since we looked
+                    one.send_signal(signal.SIGCONT)
 
     def start_redis(self) -> None:
         """Start it again, on the same port, with the data that it wrote."""

@@ -18,6 +18,8 @@ from deploy.local.servers import PostgresServer, RedisServer
 from service.app import create_app
 
 TEMPLATE = "millrace_template"
+QUIET = ("autovacuum=off",)
+"""A vacuum worker in a database keeps anybody but a superuser from dropping it."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,9 @@ def running_servers() -> Iterator[TestServers]:
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         if database_url is None:
-            database_url = stack.enter_context(PostgresServer.start(folder / "postgres", durable=False)).admin_url
+            database_url = stack.enter_context(
+                PostgresServer.start(folder / "postgres", durable=False, settings=QUIET)
+            ).admin_url
         if redis_url is None:
             redis_url = stack.enter_context(RedisServer.start(folder / "redis")).url
         make_template(database_url, redis_url, folder)

@@ -240,3 +240,18 @@ def test_of_two_rivals_one_wins_and_both_answers_are_true(
     facts = Facts.read(url)
     violations = [fault for job in facts.jobs.values() for fault in check_job(job, facts) if fault.invariant != "I1"]
     assert not violations
+
+
+@pytest.mark.parametrize("operation", HOLDERS)
+def test_whatever_an_overtaken_attempt_does_is_refused(arena: tuple[KeyClient, str], operation: Operation) -> None:
+    client, _ = arena
+    real = RealJob.submit(client.app, client.key.tenant_id, ModelJob())
+    real.apply("claim", 0)
+    real.let_pass("lease_until")
+    real.apply("rescue", 0)
+    assert real.apply("claim", 0) == "claimed"
+    heir = real.observed(ModelJob())
+
+    assert real.apply(operation, 1) == "lost"
+
+    assert real.observed(ModelJob()) == heir

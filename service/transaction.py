@@ -2,20 +2,21 @@
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import psycopg
 from flask import current_app
-from sqlalchemy import Engine, Executable, RowMapping, event
-from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import ConnectionPoolEntry, Pool
+from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection
 
 from service.extensions import db
 from service.failpoints import failpoint
+from service.statements import Row, Statement
 
 
 @contextmanager
@@ -36,21 +37,66 @@ def transaction(name: str = "transaction") -> Iterator[Session]:
         raise
 
 
-def execute_alone(
-    statement: Executable, parameters: Mapping[str, Any], *, name: str = "transaction"
-) -> Sequence[RowMapping]:
+def execute_alone(statement: Statement, parameters: Mapping[str, Any], *, name: str = "transaction") -> list[Row]:
     """One statement that is a transaction of its own: PostgreSQL commits it in the same round trip.
 
     For statements that do all their work in one go; the guards stand in them. `name` tells its failpoints, as in
-    `transaction`. Raises CommitUnsure.
+    `transaction`. Raises CommitUnsure, and SQLAlchemy's exceptions for whatever psycopg raises.
     """
     failpoint(name, "before_commit")
     _warnings.messages.clear()
-    with _autocommit_engine().connect() as connection:
-        rows = connection.execute(statement, parameters).mappings().all()
+    engine = db.engine
+    pooled: PoolProxiedConnection | None = None
+    try:
+        pooled = engine.raw_connection()
+        rows = _execute(cast("psycopg.Connection[Any]", pooled.driver_connection), statement, parameters)
+    except psycopg.Error as error:
+        raise _as_sqlalchemys(error, engine, pooled, statement) from error
+    finally:
+        if pooled is not None:
+            pooled.close()
     _refuse_warnings()
     failpoint(name, "after_commit")
     return rows
+
+
+def _execute(connection: psycopg.Connection[Any], statement: Statement, parameters: Mapping[str, Any]) -> list[Row]:
+    if not connection.autocommit:
+        connection.autocommit = True  # and it stays so until a transaction begins on it: a switch is not free
+    with psycopg.RawCursor(connection) as cursor:
+        cursor.execute(statement.numbered, statement.values(parameters))
+        names = [column.name for column in cursor.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+def _as_sqlalchemys(
+    error: psycopg.Error, engine: Engine, pooled: PoolProxiedConnection | None, statement: Statement
+) -> BaseException:
+    """The same error as SQLAlchemy would raise it, after the pool was told of a lost connection."""
+    lost = False
+    if pooled is not None:
+        connection = cast("psycopg.Connection[Any]", pooled.driver_connection)
+        lost = connection.closed or connection.broken
+    if lost and pooled is not None:
+        # What ended one connection has most likely ended them all: each would cost a request its answer.
+        pooled.invalidate(error)
+        engine.dispose()
+    sql = statement.numbered.decode()
+    return DBAPIError.instance(
+        sql, None, error, psycopg.Error, hide_parameters=True, connection_invalidated=lost, dialect=engine.dialect
+    )
+
+
+@event.listens_for(Engine, "begin")
+def _leave_autocommit(connection: Connection) -> None:
+    """A transaction begins on a connection that may have run single statements before."""
+    driver = connection.connection.driver_connection
+    if (
+        isinstance(driver, psycopg.Connection)
+        and driver.autocommit
+        and connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT"
+    ):
+        driver.autocommit = False
 
 
 def _autocommit_engine() -> Engine:

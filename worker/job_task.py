@@ -18,7 +18,6 @@ from celery import shared_task
 from celery.exceptions import Ignore, Retry, SoftTimeLimitExceeded
 from flask import Flask
 from marshmallow import Schema, ValidationError
-from sqlalchemy import RowMapping
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from service.artifacts.storage import ArtifactStorage
@@ -29,6 +28,7 @@ from service.jobs.limits import Limits
 from service.jobs.retry import backoff_seconds
 from service.jobs.types import Handler, JobType, RetryPolicy, registry
 from service.queues import Queue
+from service.statements import Row
 from worker.context import JobContext, PermanentFailure, RetryLater, storable
 from worker.job_request import JobCancelled, worker_name
 from worker.lease import Interrupted, LeaseKeeper, Reason
@@ -86,7 +86,7 @@ class JobTask(FlaskTask):
         cause = exc or RetryLater("The handler asked for another attempt.", after_seconds=countdown or 0.0)
         raise RetryWanted(cause, countdown or 0.0) from exc
 
-    def _claim(self, app: Flask) -> RowMapping:
+    def _claim(self, app: Flask) -> Row:
         try:
             job = claim(
                 UUID(self.request.id),
@@ -107,7 +107,7 @@ class JobTask(FlaskTask):
             raise Ignore  # a doubled, late or forged ring
         return job
 
-    def _run_handler(self, app: Flask, job: RowMapping, held: Claim) -> tuple[Any, JobContext]:
+    def _run_handler(self, app: Flask, job: Row, held: Claim) -> tuple[Any, JobContext]:
         keeper = _lease_keeper(app)
         with _scratch_folders() as make_scratch, keeper.watching(held, timeout_seconds=job["timeout_seconds"]) as watch:
             context = JobContext(
@@ -161,7 +161,7 @@ class JobTask(FlaskTask):
         log.warning("job %s: this attempt lost its lease and was stopped", held.job_id)
         raise Ignore from None
 
-    def _end_failed(self, held: Claim, job: RowMapping, error: BaseException) -> NoReturn:
+    def _end_failed(self, held: Claim, job: Row, error: BaseException) -> NoReturn:
         cause, delay = self._verdict(error, job)
         told = _describe(cause)
         if isinstance(cause, SoftTimeLimitExceeded):
@@ -185,7 +185,7 @@ class JobTask(FlaskTask):
             raise JobCancelled from None
         raise JobFailed(told["type"]) from None
 
-    def _verdict(self, error: BaseException, job: RowMapping) -> tuple[BaseException, float | None]:
+    def _verdict(self, error: BaseException, job: Row) -> tuple[BaseException, float | None]:
         """The failure's cause and the seconds until another attempt; None: no retry can mend it."""
         cause, delay = (error.cause, error.delay) if isinstance(error, RetryWanted) else (error, None)
         if isinstance(cause, RetryLater):
@@ -218,7 +218,7 @@ PERSIST_SECONDS = 25.0
 """How long the end of an attempt is tried again while the database is away; below the lease, after which it is moot."""
 
 
-def _persist(write: Callable[[], RowMapping]) -> RowMapping:
+def _persist(write: Callable[[], Row]) -> Row:
     """Write the end of an attempt, trying again while the database is away.
 
     Safe to repeat: the token guards the statement. Where the first COMMIT did arrive, the repeat raises ClaimLost,
@@ -273,7 +273,7 @@ def _scratch_folders() -> Iterator[Callable[[], Path]]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _log_fields(job: RowMapping) -> dict[str, Any]:
+def _log_fields(job: Row) -> dict[str, Any]:
     return {
         "job_id": str(job["id"]),
         "job_type": job["type"],

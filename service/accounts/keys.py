@@ -14,6 +14,7 @@ from sqlalchemy import RowMapping, text
 
 from service.accounts.scopes import TENANT_SCOPES, Scope
 from service.ids import uuid7
+from service.statements import Statement
 from service.transaction import execute_alone, reading, transaction
 
 KEY_START = "mr"
@@ -84,7 +85,7 @@ def create_key(
     return NewKey(key_id, f"{KEY_START}_{prefix}_{secret}", tenant_id, tenant)
 
 
-_FIND = text(
+_FIND = Statement(
     """
     SELECT id, tenant_id, secret_hash, scopes,
            last_used_at IS NULL OR last_used_at < clock_timestamp() - make_interval(secs => :seconds) AS is_use_news

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import Executable, RowMapping, text
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from service.ids import uuid7
@@ -13,6 +13,7 @@ from service.jobs.queries import UNFINISHED_SQL
 from service.jobs.ring import Bell
 from service.jobs.submit import Idempotency, IdempotencyKeyReused, NewJob, UniqueKeyTaken, check
 from service.jobs.types import JobType
+from service.statements import Row, Statement
 from service.transaction import execute_alone, to_jsonb, transaction
 
 BatchOutcome = Literal["created", "existing"]
@@ -56,7 +57,7 @@ def submit_batch(
         batch = Batch([BatchItem(job_id, stored[job_id]["state"], "created") for job_id in ids], is_replay=False)
     else:
         with transaction("submit") as session:
-            rows = session.execute(_STORE_ALL, parameters).mappings().all()
+            rows = list(session.execute(_STORE_ALL.text, parameters).mappings())
             batch = _resolve(session, tenant_id, jobs, ids, rows=rows, idempotency=idempotency)
     bell.ring_all([row for row in rows if row["rung_at"] is not None])
     return batch
@@ -65,7 +66,7 @@ def submit_batch(
 # The arrays are read side by side, so that the number of parameters does not grow with the batch. The idempotency
 # record comes first, as for a single job. What an unfinished job's unique key stands against is left out, and looked up
 # afterwards in the same transaction.
-_STORE_ALL: Executable = text(
+_STORE_ALL = Statement(
     f"""
     WITH idempotency AS (
         INSERT INTO idempotency_keys AS known (tenant_id, key, fingerprint, job_id, job_ids)
@@ -179,7 +180,7 @@ def _resolve(
     jobs: Sequence[NewJob],
     ids: list[UUID],
     *,
-    rows: Sequence[RowMapping],
+    rows: Sequence[Row],
     idempotency: Idempotency | None,
 ) -> Batch:
     """Answer a repeat with the first answer, and jobs that were left out with the ones that hold their unique keys."""

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import RowMapping, text
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from service.artifacts.files import NewArtifact, insert_artifacts
 from service.jobs.limits import UNDECLARED, UNLIMITED, WITHIN_LIMITS, Limits, limit_parameters, lock_lanes, unring
 from service.jobs.queries import JOB_COLUMNS
+from service.statements import Row, Statement
 from service.transaction import execute_alone, to_jsonb, transaction
 
 
@@ -54,7 +55,7 @@ _CLAIM = """
     )
     SELECT * FROM job
     """
-_CLAIM_UNLIMITED = text(_CLAIM.format(columns=JOB_COLUMNS, within_limits=UNLIMITED))
+_CLAIM_UNLIMITED = Statement(_CLAIM.format(columns=JOB_COLUMNS, within_limits=UNLIMITED))
 _CLAIM_LIMITED = text(_CLAIM.format(columns=JOB_COLUMNS, within_limits=WITHIN_LIMITS))
 
 
@@ -66,7 +67,7 @@ def claim(
     grace_seconds: float,
     limits: Limits = UNDECLARED,
     type_: str | None = None,
-) -> RowMapping | None:
+) -> Row | None:
     """Take a queued job for one attempt. None: the ring was a double, or the job may not start now.
 
     `worker` names the process (node and pid). `grace_seconds` go on top of the job's own timeout: after both the
@@ -93,7 +94,7 @@ def claim(
 
 
 # Guarded by the token, so that a paused process that wakes up late cannot revive a lease that was given to another.
-_RENEW = text(
+_RENEW = Statement(
     """
     UPDATE jobs
        SET lease_until = LEAST(clock_timestamp() + make_interval(secs => :lease_seconds), attempt_deadline),
@@ -173,7 +174,7 @@ REQUEUE_STATE = """CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
                         WHEN attempt >= max_attempts THEN 'failed' ELSE 'queued' END"""
 
 # The hot path: the same as `end_of_attempt` for the one way that needs no decision.
-_SUCCEED = text(
+_SUCCEED = Statement(
     f"""
     WITH job AS (
         UPDATE jobs
@@ -208,21 +209,21 @@ def succeed(
     *,
     artifacts: Sequence[NewArtifact] = (),
     effects: Sequence[Callable[[Session], None]] = (),
-) -> RowMapping:
+) -> Row:
     """Finish: the result, the artifacts and the registered effects commit together, once. Raises ClaimLost."""
     parameters = {"id": claim.job_id, "token": claim.token, "result": to_jsonb(result)}
     if not artifacts and not effects:
         rows = execute_alone(_SUCCEED, parameters, name="succeed")
         return _held(rows)
     with transaction("succeed") as session:
-        job = _held(session.execute(_SUCCEED, parameters).mappings().all())
+        job = _held(session.execute(_SUCCEED.text, parameters).mappings().all())
         insert_artifacts(session, artifacts)
         for effect in effects:
             effect(session)
     return job
 
 
-def fail(claim: Claim, error: dict[str, Any], *, traceback: str | None, retry_after: float | None) -> RowMapping:
+def fail(claim: Claim, error: dict[str, Any], *, traceback: str | None, retry_after: float | None) -> Row:
     """End a failed attempt: another one after `retry_after` seconds if any are left, or none if that is None.
 
     `error` is `{"type", "message"}`. Raises ClaimLost.
@@ -232,21 +233,19 @@ def fail(claim: Claim, error: dict[str, Any], *, traceback: str | None, retry_af
         return _end(session, statement, claim, "failed", error=error, traceback=traceback, delay=retry_after)
 
 
-def stop_cancelled(claim: Claim) -> RowMapping:
+def stop_cancelled(claim: Claim) -> Row:
     """End an attempt whose handler stopped because somebody asked to cancel. Raises ClaimLost."""
     with transaction("stop_cancelled") as session:
         return _end(session, _CANCEL, claim, "cancelled", error=CANCELLED_ERROR)
 
 
-def give_back(claim: Claim) -> RowMapping:
+def give_back(claim: Claim) -> Row:
     """Put the job back in its queue at a shutdown; the attempt does not count. Raises ClaimLost."""
     with transaction("give_back") as session:
         return _end(session, _GIVE_BACK, claim, "given_back", error=GIVEN_BACK_ERROR)
 
 
-def process_lost(
-    job_id: UUID, *, worker: str, error: dict[str, Any], retry_after: float | None = None
-) -> RowMapping | None:
+def process_lost(job_id: UUID, *, worker: str, error: dict[str, Any], retry_after: float | None = None) -> Row | None:
     """End the attempt of a process that is gone: queued again at once, or after `retry_after` seconds, or failed.
 
     None: that process did not hold the job (any more), and nothing changed.
@@ -261,12 +260,12 @@ CANCELLED_ERROR = {"type": "cancelled", "message": "The job was cancelled while 
 GIVEN_BACK_ERROR = {"type": "worker_shutdown", "message": "The worker was stopped; the attempt does not count."}
 
 
-def _end(session: Session, statement: Any, claim: Claim, outcome: Outcome, **values: Any) -> RowMapping:
+def _end(session: Session, statement: Any, claim: Claim, outcome: Outcome, **values: Any) -> Row:
     parameters = {**_parameters(outcome, **values), "id": claim.job_id, "token": claim.token}
     return _held(session.execute(statement, parameters).mappings().all())
 
 
-def _held(rows: Sequence[RowMapping]) -> RowMapping:
+def _held(rows: Sequence[Row]) -> Row:
     if not rows:
         raise ClaimLost  # rolls the whole transaction back
     return rows[0]

@@ -7,7 +7,6 @@ import orjson
 from celery.result import AsyncResult
 from flask import Response, current_app, request, stream_with_context
 from flask.views import MethodView
-from sqlalchemy import RowMapping
 
 from service.accounts.scopes import Scope
 from service.http.body import StrictBlueprint
@@ -19,6 +18,7 @@ from service.jobs.queries import Pulse, list_attempts, list_events
 from service.jobs.schemas import AttemptListSchema, EventListSchema, EventSchema, EventsQuery
 from service.jobs.states import FINAL, State
 from service.jobs.waiting import WaitingRoom
+from service.statements import Row
 from service.transaction import reading
 
 blp = StrictBlueprint("jobs_history", __name__, url_prefix="/api/v1", description="What became of a job")
@@ -99,14 +99,14 @@ class JobEvents(MethodView):
             return {"items": list_events(session, job["tenant_id"], job["id"], after=after)}
 
 
-def _event_stream(job: RowMapping, after: int) -> Response:
+def _event_stream(job: Row, after: int) -> Response:
     response = Response(stream_with_context(_follow(job, after)), mimetype="text/event-stream")
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Accel-Buffering"] = "no"  # nginx would hold the events back
     return response
 
 
-def _follow(job: RowMapping, after: int) -> Iterator[str]:
+def _follow(job: Row, after: int) -> Iterator[str]:
     room: WaitingRoom = current_app.extensions["waiting_room"]
     schema = EventSchema()
     known: Pulse | None = None

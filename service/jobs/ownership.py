@@ -2,11 +2,10 @@
 
 from uuid import UUID
 
-from sqlalchemy import RowMapping
-
 from service.http.identity import principal
 from service.http.problems import not_found
 from service.jobs.queries import look_at_job
+from service.statements import Row
 
 
 def job_id_from(path_part: str) -> UUID:
@@ -17,7 +16,7 @@ def job_id_from(path_part: str) -> UUID:
         raise not_found() from None
 
 
-def owned_job(path_part: str) -> RowMapping:
+def owned_job(path_part: str) -> Row:
     """The caller's own job. Raises the same Problem 404 for unknown, malformed and other tenants' ids."""
     job = look_at_job(principal().tenant_id, job_id_from(path_part))
     if job is None:

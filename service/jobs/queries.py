@@ -10,6 +10,7 @@ from sqlalchemy import RowMapping, text
 from sqlalchemy.orm import Session
 
 from service.jobs.states import FINAL, IDLE, UNFINISHED, State
+from service.statements import Row, Statement
 from service.transaction import execute_alone
 
 JOB_COLUMNS = (
@@ -29,10 +30,10 @@ IDLE_SQL = _listed(IDLE)
 FINAL_SQL = _listed(FINAL)
 
 
-_FIND = text(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = :id AND tenant_id = :tenant_id")  # noqa: S608
+_FIND = Statement(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = :id AND tenant_id = :tenant_id")  # noqa: S608
 
 
-def look_at_job(tenant_id: UUID, job_id: UUID) -> RowMapping | None:
+def look_at_job(tenant_id: UUID, job_id: UUID) -> Row | None:
     """The tenant's job, or None: there is none of that id, or it is another tenant's."""
     rows = execute_alone(_FIND, {"id": job_id, "tenant_id": tenant_id})
     return rows[0] if rows else None
@@ -40,7 +41,7 @@ def look_at_job(tenant_id: UUID, job_id: UUID) -> RowMapping | None:
 
 def find_job(session: Session, tenant_id: UUID, job_id: UUID) -> RowMapping | None:
     """The same inside a transaction of the caller's."""
-    return session.execute(_FIND, {"id": job_id, "tenant_id": tenant_id}).mappings().first()
+    return session.execute(_FIND.text, {"id": job_id, "tenant_id": tenant_id}).mappings().first()
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def list_events(session: Session, tenant_id: UUID, job_id: UUID, *, after: int, 
 # Everything in one round trip, because clients poll waiting jobs. Of the jobs that come first, those that were rung are
 # counted and those before it in its own lane; other lanes take turns with it. Each part stops counting at `at_most`, so
 # that a look at a job costs the same whatever the backlog.
-_WAITING_FACTS = text(
+_WAITING_FACTS = Statement(
     """
     SELECT EXISTS (SELECT FROM dispatch_rules
                     WHERE paused_at IS NOT NULL
@@ -164,7 +165,7 @@ _WAITING_FACTS = text(
 )
 
 
-def waiting_facts(job: Mapping[Any, Any], *, at_most: int = 10_000) -> RowMapping:
+def waiting_facts(job: Mapping[Any, Any], *, at_most: int = 10_000) -> Row:
     """What rules, limits, workers and other jobs mean for a queued job right now."""
     names = ("id", "tenant_id", "type", "queue", "priority", "concurrency_key")
     return execute_alone(_WAITING_FACTS, {name: job[name] for name in names} | {"at_most": at_most})[0]

@@ -17,6 +17,7 @@ from service.jobs.queries import JOB_COLUMNS, UNFINISHED_SQL, find_job
 from service.jobs.ring import Bell
 from service.jobs.states import State
 from service.jobs.types import JobType, UnknownJobType, registry
+from service.statements import Row, Statement
 from service.transaction import execute_alone, to_jsonb, transaction
 
 OnConflict = Literal["use_existing", "reject", "replace"]
@@ -57,7 +58,7 @@ class Idempotency:
 class Submitted:
     """The job that answers the request, and how it came about."""
 
-    job: RowMapping
+    job: Row
     outcome: Literal["created", "replayed", "existing"]
 
 
@@ -130,7 +131,7 @@ def fingerprint(*parts: Any) -> bytes:
 # One statement, so that a process may die anywhere around it: either all three rows exist or none. The idempotency
 # record comes first because its primary key is what makes a concurrent repeat wait for this transaction and then lose.
 # The `WHERE` of its conflict clause lets a key be used anew once its time is over.
-_STORE = text(
+_STORE = Statement(
     f"""
     WITH idempotency AS (
         INSERT INTO idempotency_keys AS known (tenant_id, key, fingerprint, job_id)
@@ -225,7 +226,7 @@ def _parameters(
 def _store(
     session: Session, tenant_id: UUID, new: NewJob, parameters: dict[str, Any], idempotency: Idempotency | None
 ) -> Submitted:
-    job = session.execute(_STORE, parameters).mappings().first()
+    job = session.execute(_STORE.text, parameters).mappings().first()
     if job is not None:
         return Submitted(job, "created")
     if idempotency is not None and (first := _first_answer(session, tenant_id, idempotency, parameters["id"])):
@@ -279,7 +280,7 @@ def _resolve_unique_key(session: Session, tenant_id: UUID, new: NewJob, paramete
     if holder is not None:
         session.execute(CANCEL_IDLE, {"id": holder["id"], "tenant_id": tenant_id})
     # The holder is out of the way (replaced here, or it ended a moment ago): the key's record is written already.
-    job = session.execute(_STORE, {**parameters, "key": None}).mappings().first()
+    job = session.execute(_STORE.text, {**parameters, "key": None}).mappings().first()
     if job is None:
         raise UniqueKeyTaken(parameters["id"])
     return Submitted(job, "created")

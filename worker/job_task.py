@@ -81,7 +81,7 @@ class JobTask(FlaskTask):
     def retry(self, *_: Any, exc: BaseException | None = None, countdown: float | None = None, **__: Any) -> NoReturn:
         """What Celery's autoretry calls: the wait becomes `run_at` in PostgreSQL.
 
-        An ETA in the broker would be delivered again and again once it outlasts the visibility timeout.
+        An ETA in the broker would be lost with the broker, and would hold a place of this worker's prefetch meanwhile.
         """
         cause = exc or RetryLater("The handler asked for another attempt.", after_seconds=countdown or 0.0)
         raise RetryWanted(cause, countdown or 0.0) from exc

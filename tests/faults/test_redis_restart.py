@@ -41,7 +41,7 @@ def test_the_worker_survives_a_restart_of_redis_while_it_holds_messages(folder: 
             submit(redis.url, prefetched, seconds=0)
             wait_for(running.exists, process, "the first task never started")
             with closing(Redis.from_url(redis.url)) as client:
-                wait_for(lambda: client.hlen("unacked") == 2, process, "the second task was not prefetched")
+                wait_for(lambda: client.llen("celery") == 0, process, "the second task was not prefetched")
 
             redis.kill()
             redis = RedisServer.start(folder / "redis", port=redis.port)

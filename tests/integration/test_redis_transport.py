@@ -1,3 +1,4 @@
+import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 from kombu.transport import get_transport_cls
+from redis import Redis
 
 from deploy.local.servers import RedisServer
 from service import redis_transport
@@ -102,6 +104,124 @@ def test_a_message_that_arrived_unread_goes_back_to_its_queue_when_the_channel_c
         assert other.default_channel._size("jobs") == 1
 
 
+def test_a_busy_consumer_takes_at_once_what_it_has_room_for(redis: RedisServer, connection: Connection) -> None:
+    channel: Any = connection.default_channel
+    channel.basic_qos(prefetch_count=8)
+    taken = consume(channel)
+    publish(redis, *range(20))
+
+    with Redis.from_url(redis.url) as client:
+        connection.drain_events(timeout=5)
+        connection.drain_events(timeout=5)
+
+        assert [message.decode() for message in taken] == list(range(8))
+        assert calls(client, "rpop") == 1
+        assert client.llen("jobs") == 12
+    assert not channel.qos.can_consume()
+
+
+def test_a_consumer_asks_for_more_when_half_of_its_room_is_free(redis: RedisServer, connection: Connection) -> None:
+    channel: Any = connection.default_channel
+    channel.basic_qos(prefetch_count=4)
+    taken = consume(channel)
+    publish(redis, *range(4))
+    connection.drain_events(timeout=5)
+    connection.drain_events(timeout=5)
+
+    taken[0].ack()
+    assert not channel.qos.can_consume()
+    taken[1].ack()
+    assert channel.qos.can_consume()
+
+
+def test_a_consumer_of_one_message_at_a_time_takes_one_at_a_time(redis: RedisServer, connection: Connection) -> None:
+    channel: Any = connection.default_channel
+    channel.basic_qos(prefetch_count=1)
+    taken = consume(channel)
+    publish(redis, 1, 2)
+
+    connection.drain_events(timeout=5)
+    assert not channel.qos.can_consume()
+    taken[0].ack()
+    connection.drain_events(timeout=5)
+
+    assert [message.decode() for message in taken] == [1, 2]
+
+
+def test_a_malformed_message_among_many_is_refused_alone(redis: RedisServer, connection: Connection) -> None:
+    channel: Any = connection.default_channel
+    channel.basic_qos(prefetch_count=8)
+    taken = consume(channel)
+    with Redis.from_url(redis.url) as client:
+        publish(redis, 1, 2)
+        for nonsense in ("", "[]", "{", json.dumps({"properties": {}}), b"\xff"):
+            client.lpush("jobs", nonsense)
+        publish(redis, 3)
+
+    connection.drain_events(timeout=5)
+    connection.drain_events(timeout=5)
+
+    assert [message.decode() for message in taken] == [1, 2, 3]
+
+
+def test_keeping_and_acknowledging_messages_asks_nothing_of_redis(redis: RedisServer, connection: Connection) -> None:
+    channel: Any = connection.default_channel
+    channel.basic_qos(prefetch_count=8)
+    taken = consume(channel)
+    publish(redis, *range(8))
+    with Redis.from_url(redis.url) as client:
+        client.config_resetstat()
+        connection.drain_events(timeout=5)
+        connection.drain_events(timeout=5)
+        for message in taken:
+            message.ack()
+
+        assert {name for name in client.info("commandstats") if name != "cmdstat_config|resetstat"} <= {
+            *("cmdstat_brpop", "cmdstat_rpop", "cmdstat_hello", "cmdstat_auth", "cmdstat_select"),
+            *("cmdstat_client|setinfo", "cmdstat_client|maint_notifications", "cmdstat_info", "cmdstat_ping"),
+        }
+    assert channel.qos.held() == 0
+
+
+def test_messages_that_were_not_acknowledged_go_back_to_be_taken_next_and_in_their_order(
+    redis: RedisServer, connection: Connection
+) -> None:
+    channel: Any = connection.default_channel
+    channel.basic_qos(prefetch_count=3)
+    taken = consume(channel)
+    publish(redis, *range(5))
+    connection.drain_events(timeout=5)
+    connection.drain_events(timeout=5)
+    taken[0].ack()
+
+    channel.close()
+
+    assert left_in(redis) == [1, 2, 3, 4]
+
+
+def test_a_rejected_message_goes_to_the_end_of_its_queue(redis: RedisServer, connection: Connection) -> None:
+    taken = consume(connection.default_channel)
+    publish(redis, 1, 2, 3)
+    connection.drain_events(timeout=5)
+
+    taken[0].requeue()
+
+    assert left_in(redis) == [2, 3, 1]
+
+
+def test_messages_of_a_server_that_is_gone_are_let_go(redis: RedisServer, connection: Connection) -> None:
+    channel: Any = connection.default_channel
+    consume(channel)
+    publish(redis, 1)
+    connection.drain_events(timeout=5)
+
+    redis.kill()
+    channel.close()
+
+    assert channel.closed
+    assert channel.qos.held() == 0
+
+
 def test_a_queue_that_cannot_be_deleted_is_an_error_while_the_channel_is_open(
     redis: RedisServer, connection: Connection
 ) -> None:
@@ -121,3 +241,30 @@ def start_consuming(channel: Any, queue: Queue) -> None:
     bound.declare()
     bound.consume(callback=lambda _message: None)
     channel.connection.cycle.on_poll_start()
+
+
+def consume(channel: Any) -> list[Any]:
+    """Consume the queue `jobs`; the messages that came, unacknowledged."""
+    taken: list[Any] = []
+    queue = Queue("jobs")(channel)
+    queue.declare()
+    queue.consume(callback=taken.append)
+    return taken
+
+
+def publish(redis: RedisServer, *bodies: Any) -> None:
+    with Connection(redis.url) as other, other.Producer() as producer:
+        for body in bodies:
+            producer.publish(body, routing_key="jobs", serializer="json")
+
+
+def left_in(redis: RedisServer) -> list[Any]:
+    """What lies in the queue, the next to be taken first."""
+    with Connection(redis.url) as other:
+        queue: Any = Queue("jobs")(other.default_channel)
+        messages = [queue.get(no_ack=True) for _ in range(other.default_channel._size("jobs"))]
+        return [message.decode() for message in messages]
+
+
+def calls(client: Redis, command: str) -> int:
+    return int(client.info("commandstats").get(f"cmdstat_{command}", {"calls": 0})["calls"])

@@ -3,7 +3,7 @@
 Per queue at most a window of rung jobs lies in the broker, so its memory is bounded whatever the backlog. What was
 rung and is gone from the broker (a wipe, an eviction, a worker that died with it) is found by comparing counts: when
 the broker holds fewer messages than there are rung jobs, the oldest rings were lost or are on their way to a worker,
-and either way one more ring does no harm.
+and either way one more ring does no harm: it makes the broker hold one more.
 """
 
 import logging
@@ -23,6 +23,13 @@ log = logging.getLogger(__name__)
 
 SETTLE_SECONDS = 2.0
 """How long a ring may be under way before its absence from the broker means anything."""
+
+SUSPECT_SECONDS = 5.0
+"""The same where the broker holds younger messages: they may be all that is missing, being on their way."""
+
+LONGEST_SECONDS = 10.0
+"""Waits double with each ring of a job, up to this: every job is on its way 15 s after a wipe, however often it was
+rung before."""
 
 _PROMOTE = text(
     """
@@ -84,6 +91,9 @@ class Dispatcher:
                         "queue": queue,
                         "settle_seconds": SETTLE_SECONDS,
                         "missing": max(counts.settled - depth, 0),
+                        "suspect_seconds": SUSPECT_SECONDS,
+                        "suspect": max(counts.rung - depth, 0),
+                        "longest_seconds": LONGEST_SECONDS,
                         "ring_again_seconds": self._ring_again_seconds,
                         "at_most": self._window,
                     },
@@ -114,15 +124,22 @@ _COUNT_RUNG = text(
     """
 )
 
-# The longest-rung first: as many as the broker misses once their wait (2 s, doubling to 30 s) is over, and any whose
-# long wait (30 s by default, doubling) is over.
+# The longest-rung first, as many as the broker misses. A queue that is never empty holds messages too young to be
+# counted among the settled, which would hide lost ones for as long as the load goes on: so all rings are compared, too,
+# with more patience. At last, whatever the counts say, any whose long wait (30 s by default, doubling) is over.
 _RUNG_LONG_AGO = text(
     """
     (SELECT id, type, queue, timeout_seconds FROM jobs
       WHERE queue = :queue AND state = 'queued' AND rung_at IS NOT NULL
-        AND rung_at < clock_timestamp()
-            - make_interval(secs => LEAST(:settle_seconds * 2.0 ^ GREATEST(ring_count - 1, 0), 30))
+        AND rung_at < clock_timestamp() - make_interval(
+                secs => LEAST(:settle_seconds * 2.0 ^ LEAST(GREATEST(ring_count - 1, 0), 10), :longest_seconds))
       ORDER BY rung_at LIMIT LEAST(:missing, :at_most))
+    UNION
+    (SELECT id, type, queue, timeout_seconds FROM jobs
+      WHERE queue = :queue AND state = 'queued' AND rung_at IS NOT NULL
+        AND rung_at < clock_timestamp() - make_interval(
+                secs => LEAST(:suspect_seconds * 2.0 ^ LEAST(GREATEST(ring_count - 1, 0), 10), :longest_seconds))
+      ORDER BY rung_at LIMIT LEAST(:suspect, :at_most))
     UNION
     (SELECT id, type, queue, timeout_seconds FROM jobs
       WHERE queue = :queue AND state = 'queued' AND rung_at IS NOT NULL

@@ -1,0 +1,104 @@
+"""Rings that got lost are found, wherever they lie in line: by comparing what was rung with what the broker holds."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+from flask import Flask
+
+from service.jobs.dispatch import Dispatcher
+from service.jobs.ring import Bell
+from tests.support.client import KeyClient
+from tests.support.database import execute
+
+pytestmark = pytest.mark.faults
+
+WINDOW = 1000
+
+
+@pytest.fixture
+def broker(config: dict[str, Any]) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(config["BROKER_URL"]) as client:
+        yield client
+
+
+def dispatch(app: Flask) -> None:
+    """One round of a dispatcher with the default settings."""
+    with app.app_context():
+        bell = Bell(app.extensions["celery"], hard_timeout_grace=10)
+        Dispatcher(bell, window=WINDOW, ring_again_seconds=app.config["RING_AGAIN_SECONDS"]).round()
+
+
+def in_broker(broker: redis.Redis) -> list[str]:
+    """The jobs whose ids lie in the queue."""
+    return [json.loads(message)["headers"]["id"] for message in broker.lrange("default", 0, -1)]
+
+
+def submit_batch(client: KeyClient, count: int) -> list[str]:
+    response = client.post("/jobs/batch", json={"jobs": [{"type": "test.echo"}] * count})
+    assert response.status_code == 202, response.text
+    return [item["id"] for item in response.get_json()["items"]]
+
+
+def let_pass(app: Flask, jobs: list[str], seconds: float, *, rings: int = 1) -> None:
+    """As if the jobs had been rung so long ago, for the so many-th time."""
+    execute(
+        app,
+        "UPDATE jobs SET rung_at = rung_at - make_interval(secs => :seconds), ring_count = :rings "
+        "WHERE id = ANY(CAST(:jobs AS uuid[]))",
+        seconds=seconds,
+        rings=rings,
+        jobs=jobs,
+    )
+
+
+def test_rings_that_got_lost_are_found_although_younger_ones_keep_the_queue_full(
+    app: Flask, client: KeyClient, broker: redis.Redis
+) -> None:
+    lost = submit_batch(client, 10)
+    let_pass(app, lost, 8)
+    broker.flushall()
+    younger = submit_batch(client, 400)
+
+    dispatch(app)
+
+    assert sorted(in_broker(broker)) == sorted(lost + younger)
+
+
+@pytest.mark.parametrize("rings", [7, 5000])
+def test_a_job_that_was_rung_many_times_does_not_wait_longer_than_promised(
+    app: Flask, client: KeyClient, broker: redis.Redis, rings: int
+) -> None:
+    lost = submit_batch(client, 3)
+    let_pass(app, lost, 12, rings=rings)
+    broker.flushall()
+
+    dispatch(app)
+
+    assert sorted(in_broker(broker)) == sorted(lost)
+
+
+def test_what_is_in_the_broker_is_not_rung_again(app: Flask, client: KeyClient, broker: redis.Redis) -> None:
+    waiting = submit_batch(client, 50)
+    let_pass(app, waiting, 20)
+
+    dispatch(app)
+
+    assert sorted(in_broker(broker)) == sorted(waiting)
+
+
+def test_after_a_wipe_a_whole_window_is_rung_again_in_one_round(
+    app: Flask, client: KeyClient, broker: redis.Redis
+) -> None:
+    submit_batch(client, 3 * WINDOW)
+    dispatch(app)
+    rung = in_broker(broker)
+    let_pass(app, rung, 3)
+    broker.flushall()
+
+    dispatch(app)
+
+    assert len(rung) == WINDOW
+    assert sorted(in_broker(broker)) == sorted(rung)

@@ -2,11 +2,12 @@
 
 import statistics
 import threading
+from datetime import datetime
 
 import pytest
 
 from tests.faults.nemesis import PICKLE_MARK
-from tests.faults.one_job import outcomes, submit, wait_for_end
+from tests.faults.one_job import outcomes, post, submit, wait_for_end
 from tests.faults.stack import Stack
 from tests.faults.trial import SEEDS, trial
 from tests.support.waiting import wait_for
@@ -53,6 +54,48 @@ def test_after_a_wipe_every_queued_job_is_on_its_way_within_the_promised_time(st
 
     stack.start("worker-1")
     assert {wait_for_end(stack, job_id)["state"] for job_id in jobs} == {"succeeded"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+def test_after_a_wipe_under_load_with_5000_queued_all_that_was_rung_is_rung_again_within_the_promised_time(
+    stack: Stack,
+) -> None:
+    with trial(stack, seed=1) as running, stack.broker() as broker:
+        batch = post(stack, "/jobs/batch", {"jobs": [{"type": "fault.effect"}] * 5000})
+        assert batch.status == 202
+        running.go_on(5)
+        wait_for(lambda: broker.llen("default") > 700, what="a window of rings")
+
+        before = now(stack)
+        running.nemesis.flush_redis()
+        after = now(stack)
+        lost = [
+            one["id"] for one in stack.execute("SELECT id FROM jobs WHERE state = 'queued' AND rung_at < %s", before)
+        ]
+
+        def seconds_until_all_were_rung_again() -> float | None:
+            found = stack.execute(
+                "SELECT count(*) FILTER (WHERE state = 'queued' AND (rung_at > %s) IS NOT TRUE) AS left_over, "
+                "EXTRACT(epoch FROM clock_timestamp() - %s)::float8 AS seconds FROM jobs WHERE id = ANY(%s)",
+                *(after, after, lost),
+            )[0]
+            return None if found["left_over"] else float(found["seconds"])
+
+        took = wait_for(seconds_until_all_were_rung_again, seconds=3 * ON_ITS_WAY_SECONDS, what="every ring, again")
+        wait_for(lambda: stack.unfinished() < 200, seconds=300, what="the end of nearly all jobs")
+
+    assert len(lost) > 500
+    assert took < ON_ITS_WAY_SECONDS
+    assert {
+        row["state"] for row in stack.execute("SELECT state FROM jobs WHERE metadata = '{}' AND origin_id IS NULL")
+    } == {"succeeded"}
+
+
+def now(stack: Stack) -> datetime:
+    """The database's clock."""
+    moment: datetime = stack.execute("SELECT clock_timestamp() AS now")[0]["now"]
+    return moment
 
 
 @pytest.mark.slow

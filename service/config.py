@@ -46,8 +46,6 @@ class Defaults:
     """Set to false behind PgBouncer in transaction mode."""
     BROKER_URL = ""
     """Redis, as `redis://:password@host:port/0` (also `rediss://` and `sentinel://`)."""
-    BROKER_VISIBILITY_TIMEOUT = 7 * 3600
-    """Redelivery of unacknowledged messages by Redis; recovery does not depend on it. Above the longest job timeout."""
     SECRET_KEY = ""
 
     LEASE_SECONDS = 30.0
@@ -234,8 +232,6 @@ def celery_settings(config: Mapping[str, Any], role: Role) -> dict[str, Any]:
     """Celery's configuration for one role. The API must never wait for a broker; workers must never give it up."""
     patient = role in {"worker", "beat"}
     transport: dict[str, Any] = {
-        "visibility_timeout": config["BROKER_VISIBILITY_TIMEOUT"],
-        "unacked_restore_throttle": 1,
         "socket_keepalive": True,
         "global_keyprefix": "",
     }
@@ -274,6 +270,7 @@ def celery_settings(config: Mapping[str, Any], role: Role) -> dict[str, Any]:
         "result_accept_content": ["json"],
         "event_serializer": "json",
         "worker_pool": "worker.pool:TaskPool",
+        "worker_consumer": "worker.consumer:Consumer",
         "worker_send_task_events": True,
         "worker_prefetch_multiplier": 1,
         "worker_max_tasks_per_child": 5000,

@@ -5,6 +5,7 @@ Celery alone would record a failure and acknowledge the message, and the job wou
 
 import logging
 import socket
+import time
 from typing import Any
 from uuid import UUID
 
@@ -37,6 +38,10 @@ class JobCancelled(Ignore):  # type: ignore[misc] # celery ships no types
 
 class JobRequest(Request):  # type: ignore[misc] # celery ships no types
     """A ring in the parent's hands."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.received = time.monotonic()
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:  # noqa: FBT001, FBT002
         """Called for every way in which an attempt did not succeed, the death of its process included."""

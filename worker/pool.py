@@ -1,25 +1,124 @@
-"""Celery's prefork pool, noticing within half a second that one of its processes died.
+"""Celery's prefork pool, noticing at once that a process died, and keeping its processes busy while jobs are short."""
 
-With celery 5.7.0 it takes up to 5 s: the pool is told by the process' closing pipe, looks a moment too early (the
-kernel closes files before the process can be waited for), and then looks again only with its 5 s timer.
-"""
+import select
+from collections.abc import Callable, Iterable
+from typing import Any
 
-from celery.concurrency.asynpool import AsynPool
+from celery.concurrency.asynpool import AsynPool, ResultHandler
 from celery.concurrency.prefork import TaskPool as PreforkPool
 
 LOOK_SECONDS = 0.5
+RESULTS_AT_A_TIME = 64
+
+
+class Occupancy:
+    """How many jobs each process has, by its pipe: what celery 5.7.0 keeps as the set of busy processes.
+
+    A process counts as busy once it has as many as are allowed, or more than another one has.
+    """
+
+    def __init__(self, pipes: set[int]) -> None:
+        self._pipes = pipes
+        self._jobs: dict[int, int] = {}
+        self.allowed = 1
+
+    def add(self, pipe: int) -> None:
+        """One more job is written to the process."""
+        self._jobs[pipe] = self._jobs.get(pipe, 0) + 1
+
+    def one_done(self, pipe: int) -> None:
+        """The process has ended one."""
+        self._jobs[pipe] = max(self._jobs.get(pipe, 0) - 1, 0)
+
+    def discard(self, pipe: int) -> None:
+        """The process is gone."""
+        self._jobs.pop(pipe, None)
+
+    def intersection_update(self, busy: Iterable[int]) -> None:
+        """Of these processes alone it is known that they still run a job."""
+        self._jobs = {pipe: self._jobs.get(pipe, 1) for pipe in busy}
+
+    def __contains__(self, pipe: int) -> bool:
+        jobs = self._jobs.get(pipe, 0)
+        return jobs >= self.allowed or jobs > min(self._jobs.get(other, 0) for other in self._pipes)
+
+    def __len__(self) -> int:
+        return sum(jobs >= self.allowed for jobs in self._jobs.values())
+
+
+class EagerResultHandler(ResultHandler):  # type: ignore[misc] # celery ships no types
+    """Reads all that a process has said, where celery 5.7.0 goes through its event loop for every message."""
+
+    def _make_process_result(self, hub: Any) -> Callable[[int], None]:
+        def keep_reader(fd: int, callback: Any, *args: Any) -> None:
+            if hub.readers.get(fd) != (callback, args):
+                hub.add_reader(fd, callback, *args)
+
+        def on_readable(fd: int) -> None:
+            if fd not in self.fileno_to_outq:
+                hub.remove_reader(fd)
+                return
+            for _ in range(RESULTS_AT_A_TIME):
+                message = self._recv_message(keep_reader, fd, self.on_state_change)
+                try:
+                    next(message)
+                except StopIteration:
+                    if not _is_readable(fd):
+                        return
+                except (OSError, EOFError):
+                    hub.remove_reader(fd)
+                    return
+                else:
+                    hub.add_reader(fd, message)  # only a part of it is there
+                    return
+
+        return on_readable
+
+
+def _is_readable(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 class PromptPool(AsynPool):  # type: ignore[misc] # celery ships no types
-    """A pool that looks after its processes more often; one look is a `waitpid` per process."""
+    """A pool that looks after its processes more often; one look is a `waitpid` per process.
+
+    With celery 5.7.0 it takes up to 5 s: the pool is told by the process' closing pipe, looks a moment too early (the
+    kernel closes files before the process can be waited for), and then looks again only with its 5 s timer.
+    """
+
+    ResultHandler = EagerResultHandler
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.occupancy = self._busy_workers = Occupancy(self._all_inqueues)
+        self._mark_worker_as_available = self.occupancy.one_done
 
     @property
     def timers(self) -> dict[object, float]:
         """What the event loop calls, and how often in seconds."""
         return {self.maintain_pool: LOOK_SECONDS}
 
+    def _create_write_handlers(self, hub: Any, **options: Any) -> None:
+        super()._create_write_handlers(hub, **options)
+        look_for_writers: Callable[[], None] = self.on_poll_start
+
+        def on_poll_start() -> None:
+            # The stock one asks the kernel to forget each pipe, at every turn of the loop.
+            if self.outbound_buffer or not self._all_inqueues.isdisjoint(hub.writers):
+                look_for_writers()
+
+        self.on_poll_start: Callable[[], None] = on_poll_start
+
 
 class TaskPool(PreforkPool):  # type: ignore[misc] # celery ships no types
     """The worker's pool."""
 
     Pool = PromptPool
+    uses_semaphore = False  # the consumer holds only so many messages, and the pool knows which process has room
+
+    def write_ahead(self, jobs: int) -> None:
+        """Let each process have so many jobs at once: one running, the others in its pipe."""
+        if self._pool is not None:
+            self._pool.occupancy.allowed = jobs

@@ -1,0 +1,139 @@
+"""What a worker does with the messages that it holds: many while jobs are short, none that somebody else could run."""
+
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from redis import Redis
+from sqlalchemy import text
+
+from service.transaction import reading
+from tests.support.client import KeyClient
+from tests.support.processes import BEAT, WORKER, running
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.xdist_group("execution")
+
+ONE_PROCESS = (*WORKER, "--concurrency", "1")
+TWO_PROCESSES = (*WORKER, "--concurrency", "2")
+
+
+def test_short_jobs_behind_a_long_one_go_to_an_idle_worker(
+    config: dict[str, Any], client: KeyClient, tmp_path: Path
+) -> None:
+    notes = tmp_path / "notes"
+    submit_echoes(client, 600)
+    long_job = client.submit("test.sleep", args={"seconds": 50, "path": str(notes)})
+    behind = submit_echoes(client, 30)
+
+    with running(ONE_PROCESS, config, tmp_path / "busy.log") as busy:
+        wait_for(notes.exists, what="the long job's start")
+        wait_for(lambda: "gave back" in busy.log.read_text(), what="messages given back")
+        with running(ONE_PROCESS, config, tmp_path / "idle.log"):
+            wait_for(lambda: succeeded(client, behind) == 30, what="the end of the short jobs")
+
+        assert client.job(long_job["id"])["state"] == "running"
+
+
+def test_nothing_is_left_behind_when_pool_processes_are_replaced(
+    config: dict[str, Any], client: KeyClient, tmp_path: Path
+) -> None:
+    jobs = submit_echoes(client, 300)
+
+    with running((*TWO_PROCESSES, "--max-tasks-per-child", "40"), config, tmp_path / "worker.log"):
+        wait_for(lambda: succeeded(client, jobs) == 300, seconds=90, what="the end of all jobs")
+
+    assert most_attempts(client, jobs) == 1
+
+
+def test_what_a_killed_process_had_in_its_pipe_runs_elsewhere(
+    config: dict[str, Any], client: KeyClient, tmp_path: Path
+) -> None:
+    jobs = submit_echoes(client, 600)
+
+    with (
+        running(BEAT, config, tmp_path / "beat.log"),
+        running(TWO_PROCESSES, config, tmp_path / "worker.log") as worker,
+    ):
+        wait_for(lambda: succeeded(client, jobs) >= 100, what="a hundred jobs")
+        os.kill(worker.children()[0], signal.SIGKILL)
+        wait_for(lambda: succeeded(client, jobs) == 600, seconds=60, what="the end of all jobs")
+
+
+def test_whoever_watches_is_told_of_every_job_those_before_a_shutdown_included(
+    config: dict[str, Any], client: KeyClient, tmp_path: Path
+) -> None:
+    with events_of(config) as seen, running(TWO_PROCESSES, config, tmp_path / "worker.log") as worker:
+        jobs = submit_echoes(client, 200)
+        wait_for(lambda: succeeded(client, jobs) == 200, what="the end of all jobs")
+        worker.send(signal.SIGTERM)
+        worker.wait(20)
+
+        kinds = ("task-received", "task-started", "task-succeeded")
+        expected = Counter((kind, job) for kind in kinds for job in jobs)
+        wait_for(lambda: seen >= expected, what="an event of each kind for each job")
+
+
+def test_events_are_sent_together(config: dict[str, Any], client: KeyClient, tmp_path: Path) -> None:
+    jobs = submit_echoes(client, 200)
+
+    with Redis.from_url(config["BROKER_URL"]) as redis:
+        redis.config_resetstat()
+        with running(TWO_PROCESSES, config, tmp_path / "worker.log"):
+            wait_for(lambda: succeeded(client, jobs) == 200, what="the end of all jobs")
+        published = redis.info("commandstats")["cmdstat_publish"]["calls"]
+
+    assert published < 100  # of six hundred events
+
+
+def submit_echoes(client: KeyClient, count: int) -> list[str]:
+    response = client.post("/jobs/batch", json={"jobs": [{"type": "test.echo", "args": {"value": 1}}] * count})
+    assert response.status_code == 202, response.text
+    return [item["id"] for item in response.get_json()["items"]]
+
+
+def succeeded(client: KeyClient, jobs: list[str]) -> int:
+    """How many of these jobs have."""
+    return count(client, "SELECT count(*) FROM jobs WHERE id = ANY(CAST(:ids AS uuid[])) AND state = 'succeeded'", jobs)
+
+
+def most_attempts(client: KeyClient, jobs: list[str]) -> int:
+    return count(client, "SELECT max(attempt) FROM jobs WHERE id = ANY(CAST(:ids AS uuid[]))", jobs)
+
+
+def count(client: KeyClient, statement: str, jobs: list[str]) -> int:
+    with client.app.app_context(), reading() as session:
+        return int(session.execute(text(statement), {"ids": jobs}).scalar_one())
+
+
+@contextmanager
+def events_of(config: dict[str, Any]) -> Iterator[Counter[tuple[str, str]]]:
+    """Listens as Flower does; how often each kind of event came for each job."""
+    seen: Counter[tuple[str, str]] = Counter()
+    stopped, listening = threading.Event(), threading.Event()
+
+    def listen() -> None:
+        handlers = {"*": lambda event: seen.update([(event["type"], event.get("uuid", ""))])}
+        with Celery(broker=config["BROKER_URL"], set_as_current=False) as app, app.connection_for_read() as connection:
+            receiver = app.events.Receiver(connection, handlers)
+            with receiver.consumer_context() as (listener, _, _):
+                listening.set()
+                while not stopped.is_set():
+                    with suppress(TimeoutError):
+                        listener.drain_events(timeout=0.2)
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    listening.wait(10)
+    try:
+        yield seen
+    finally:
+        stopped.set()
+        thread.join(10)

@@ -31,11 +31,13 @@ LONGEST_SECONDS = 10.0
 """Waits double with each ring of a job, up to this: every job is on its way 15 s after a wipe, however often it was
 rung before."""
 
+# `statement_timestamp()` is the same clock, and PostgreSQL can look it up in an index: with `clock_timestamp()`, which
+# may differ from row to row, it would read all that is scheduled, to find that nothing is due.
 _PROMOTE = text(
     """
     WITH job AS (
         UPDATE jobs SET state = 'queued', rung_at = NULL, ring_count = 0, event_seq = event_seq + 1
-         WHERE id IN (SELECT id FROM jobs WHERE state IN ('scheduled', 'retrying') AND run_at <= clock_timestamp()
+         WHERE id IN (SELECT id FROM jobs WHERE state IN ('scheduled', 'retrying') AND run_at <= statement_timestamp()
                        ORDER BY run_at LIMIT :at_most FOR UPDATE SKIP LOCKED)
            AND state IN ('scheduled', 'retrying')
         RETURNING id, event_seq, tenant_id, state

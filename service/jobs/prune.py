@@ -23,7 +23,7 @@ _PRUNE_KEYS = text(
     """
     DELETE FROM idempotency_keys
      WHERE (tenant_id, key) IN (SELECT tenant_id, key FROM idempotency_keys
-                                 WHERE created_at < clock_timestamp() - make_interval(hours => :hours)
+                                 WHERE created_at < statement_timestamp() - make_interval(hours => :hours)
                                  ORDER BY created_at LIMIT :at_most FOR UPDATE SKIP LOCKED)
        AND created_at < clock_timestamp() - make_interval(hours => :hours)
     """

@@ -9,7 +9,8 @@ from service.transaction import to_jsonb, transaction
 
 # The inner query only finds candidates; `FOR UPDATE` around it checks state and lease again on the locked row, so a
 # renewal or a finish that came between wins. `SKIP LOCKED`: whoever holds the row is about to end or renew it.
-_OVERDUE = """id IN (SELECT id FROM jobs WHERE state = 'running' AND lease_until < clock_timestamp()
+# `statement_timestamp()` stands where an index is to be used: `clock_timestamp()` may differ from row to row.
+_OVERDUE = """id IN (SELECT id FROM jobs WHERE state = 'running' AND lease_until < statement_timestamp()
                       ORDER BY lease_until LIMIT :at_most FOR UPDATE SKIP LOCKED)
               AND state = 'running' AND lease_until < clock_timestamp()"""
 
@@ -44,7 +45,7 @@ _EXPIRE = text(
            SET state = 'expired', finished_at = clock_timestamp(), event_seq = event_seq + 1,
                error = jsonb_build_object('type', 'expired', 'attempt', attempt,
                                           'message', 'The job did not start before its expires_at.')
-         WHERE id IN (SELECT id FROM jobs WHERE expires_at <= clock_timestamp() AND state IN ({IDLE_SQL})
+         WHERE id IN (SELECT id FROM jobs WHERE expires_at <= statement_timestamp() AND state IN ({IDLE_SQL})
                        ORDER BY expires_at LIMIT :at_most FOR UPDATE SKIP LOCKED)
            AND state IN ({IDLE_SQL})
         RETURNING {JOB_COLUMNS}

@@ -21,7 +21,7 @@ CATCH_UP_LIMIT = 1000
 _DUE = text(
     """
     SELECT *, clock_timestamp() AS now FROM schedules
-     WHERE enabled AND next_slot_at <= clock_timestamp()
+     WHERE enabled AND next_slot_at <= statement_timestamp()
      ORDER BY next_slot_at LIMIT 1 FOR UPDATE SKIP LOCKED
     """
 )

@@ -6,16 +6,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from deploy.local.servers import PostgresServer
-from service.app import create_app
-from tests.faults.one_job import effects, outcomes, submit, wait_for_end, wait_for_state
+from tests.faults.one_job import effects, outcomes, post, submit, wait_for_end, wait_for_state
 from tests.faults.stack import POSTGRES, QUICK, RESCUE_SECONDS, Stack
 from tests.faults.trial import SEEDS, trial
+from tests.support.apps import app_with
 from tests.support.client import KeyClient
 from tests.support.folders import server_folder
 from tests.support.servers import TestServers, make_template, settings, with_database
@@ -122,6 +123,40 @@ def test_while_no_standby_confirms_neither_clock_nor_worker_ends(stack: Stack) -
     assert all(process.is_running for process in processes.values())
 
 
+def test_while_every_other_connection_is_taken_the_clock_goes_on(stack: Stack) -> None:
+    stack.execute(
+        "INSERT INTO schedules (id, tenant_id, name, type, args, every_seconds, catch_up, next_slot_at) "
+        "SELECT gen_random_uuid(), id, 'every second', 'fault.effect', '{}', 1, 'all', date_trunc('second', now()) "
+        "FROM tenants WHERE name = 'acme'"
+    )
+
+    def ticks() -> int:
+        return int(stack.execute("SELECT count(*) AS ticks FROM schedule_ticks", superuser=True)[0]["ticks"])
+
+    wait_for(lambda: ticks() >= 2, what="the first ticks")
+    with ExitStack() as held:
+        taken = take_all_connections(stack, held)
+        before = ticks()
+        answers = {post(stack, "/jobs", {"type": "fault.effect"}).status for _ in range(5)}
+        wait_for(lambda: ticks() >= before + 5, seconds=30, what="ticks without a connection to spare")
+
+    assert taken > 10
+    assert answers <= {202, 503}
+    stack.execute("UPDATE schedules SET enabled = false")
+    wait_for(lambda: stack.unfinished() == 0, what="the end of the jobs that were fired")
+
+
+def take_all_connections(stack: Stack, held: ExitStack) -> int:
+    """Open connections until there are none but those kept for superusers; how many there were."""
+    taken = 0
+    while True:
+        try:
+            held.enter_context(closing(psycopg.connect(stack.database_url)))
+        except psycopg.OperationalError:
+            return taken
+        taken += 1
+
+
 @contextmanager
 def small_disk(folder: Path, *, megabytes: int) -> Iterator[Path]:
     """A file system of that size, where this machine lets us mount one."""
@@ -146,7 +181,7 @@ def test_a_full_disk_is_answered_503_and_passes_with_its_cause(servers: TestServ
         postgres = stack.enter_context(PostgresServer.start(disk / "postgres", settings=["max_wal_size=64MB"]))
         make_template(postgres.admin_url, servers.redis_url, tmp_path)
         url = with_database(postgres.admin_url, "millrace_template")
-        app = create_app(settings(url, servers.redis_url, tmp_path / "artifacts"))
+        app = stack.enter_context(app_with(settings(url, servers.redis_url, tmp_path / "artifacts")))
         client = KeyClient(app, "acme")
         kept = client.submit()["id"]
 

@@ -12,9 +12,10 @@ from psycopg.rows import tuple_row
 from sqlalchemy import event
 
 from service.extensions import db
-from service.jobs.dispatch import Dispatcher, promote
+from service.jobs.dispatch import Dispatched, Dispatcher, promote
 from service.jobs.rescue import expire, rescue
 from service.jobs.ring import Bell
+from service.queues import Queue
 from service.transaction import reading
 from tests.support.client import KeyClient
 from tests.support.database import execute
@@ -98,6 +99,7 @@ def pages_per_ring(app: Flask, queued: int) -> tuple[float, list[str]]:
     execute(app, "TRUNCATE jobs CASCADE")
     queue_jobs(app, queued)
     reader = PlanReader()
+    done: dict[Queue, Dispatched] = {}
     with app.app_context():
         dispatcher = Dispatcher(
             Bell(app.extensions["celery"], hard_timeout_grace=10), window=WINDOW, ring_again_seconds=30

@@ -16,6 +16,7 @@ from sqlalchemy.engine import make_url
 
 from deploy.local.servers import PostgresServer, RedisServer
 from service.app import create_app
+from service.extensions import db
 
 TEMPLATE = "millrace_template"
 QUIET = ("autovacuum=off",)
@@ -74,6 +75,7 @@ def make_template(admin_url: str, redis_url: str, folder: Path) -> None:
     app = create_app(settings(with_database(admin_url, TEMPLATE), redis_url, folder), role="cli")
     with app.app_context():
         upgrade()
+        db.engine.dispose()
 
 
 _numbers = count()

@@ -58,6 +58,10 @@ test: .venv/dev.stamp ## Run the tests on real servers that they start themselve
 faults: .venv/dev.stamp ## Kill, freeze, cut and wipe everything, with a few seeds, and look whether the promises hold
 	FAULT_SEEDS="$(SEEDS)" $(BIN)/pytest --numprocesses $(TEST_PROCESSES) -m faults --timeout 600 $(ARGS)
 
+.PHONY: mutants
+mutants: .venv/dev.stamp ## Take each guard away in a copy of the tree; a test of the faults must notice (ARGS="--only token")
+	$(BIN)/python -m tests.faults.mutations $(ARGS)
+
 .PHONY: soak
 soak: .venv/dev.stamp ## Faults at random under load (MINUTES=30 SEED=1); repeat one by its seed
 	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) --seed $(SEED) $(ARGS)

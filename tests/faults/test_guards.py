@@ -11,6 +11,7 @@ from service.failpoints import arm
 from service.ids import uuid7
 from service.jobs.execution import Claim, claim, process_lost, renew
 from service.jobs.limits import Limits
+from service.jobs.rescue import rescue
 from service.schedules.fire import fire_due
 from tests.support.attempts import finish
 from tests.support.client import KeyClient
@@ -55,6 +56,16 @@ def test_a_lease_is_never_renewed_past_the_attempts_deadline(app: Flask, client:
         renew(Claim(job["id"], job["token"]), lease_seconds=3600)
 
     assert execute(app, "SELECT lease_until <= attempt_deadline FROM jobs")[0][0]
+
+
+def test_a_lost_attempt_of_a_job_that_is_to_be_cancelled_is_its_last(app: Flask, client: KeyClient) -> None:
+    job_id = client.submit()["id"]
+    with app.app_context():
+        assert take(job_id) is not None
+        assert client.post(f"/jobs/{job_id}/cancel").status_code == 202
+        execute(app, "UPDATE jobs SET lease_until = clock_timestamp() - interval '1 second'")
+
+        assert [job["state"] for job in rescue()] == ["cancelled"]
 
 
 def test_the_death_of_a_process_that_no_longer_holds_the_job_takes_nothing_from_its_heir(

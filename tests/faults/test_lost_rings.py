@@ -2,16 +2,22 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
+from uuid import UUID
 
 import pytest
 import redis
 from flask import Flask
 
 from service.jobs.dispatch import Dispatcher
+from service.jobs.execution import claim
+from service.jobs.rescue import rescue
 from service.jobs.ring import Bell
+from tests.support.attempts import start
 from tests.support.client import KeyClient
 from tests.support.database import execute
+from tests.support.threads import at_once
 
 pytestmark = pytest.mark.faults
 
@@ -24,11 +30,11 @@ def broker(config: dict[str, Any]) -> Iterator[redis.Redis]:
         yield client
 
 
-def dispatch(app: Flask) -> None:
+def dispatch(app: Flask, *, window: int = WINDOW) -> None:
     """One round of a dispatcher with the default settings."""
     with app.app_context():
         bell = Bell(app.extensions["celery"], hard_timeout_grace=10)
-        Dispatcher(bell, window=WINDOW, ring_again_seconds=app.config["RING_AGAIN_SECONDS"]).round()
+        Dispatcher(bell, window=window, ring_again_seconds=app.config["RING_AGAIN_SECONDS"]).round()
 
 
 def in_broker(broker: redis.Redis) -> list[str]:
@@ -102,3 +108,38 @@ def test_after_a_wipe_a_whole_window_is_rung_again_in_one_round(
 
     assert len(rung) == WINDOW
     assert sorted(in_broker(broker)) == sorted(rung)
+
+
+def test_dispatchers_and_rescuers_side_by_side_ring_everything_and_start_nothing_twice(
+    app: Flask, client: KeyClient, broker: redis.Redis
+) -> None:
+    jobs = submit_batch(client, 200)
+    held = jobs[:20]
+    for job_id in held:
+        start(app, job_id)
+    execute(app, "UPDATE jobs SET lease_until = clock_timestamp() - interval '1 second' WHERE state = 'running'")
+    broker.flushall()
+    execute(app, "UPDATE jobs SET rung_at = NULL")
+
+    def rescue_once() -> None:
+        with app.app_context():
+            rescue()
+
+    at_once([partial(dispatch, app, window=100)] * 3 + [rescue_once] * 2)
+
+    rung = in_broker(broker)
+    claims = at_once([partial(claim_all, app, rung)] * 3)
+    started = [job_id for each in claims for job_id in each]
+    assert len(set(rung)) >= 100
+    assert sorted(started) == sorted(set(rung))
+    assert execute(app, "SELECT count(*) FROM job_attempts WHERE outcome = 'lost'")[0][0] == len(held)
+
+
+def claim_all(app: Flask, jobs: list[str]) -> list[str]:
+    """The jobs that could be claimed, as by a worker that finds these messages."""
+    with app.app_context():
+        return [
+            job_id
+            for job_id in jobs
+            if claim(UUID(job_id), worker="test:1", lease_seconds=30, grace_seconds=10) is not None
+        ]

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from deploy.local.servers import PostgresServer
+from tests.faults.checker import Facts, check_job
 from tests.faults.one_job import effects, outcomes, post, submit, wait_for_end, wait_for_state
 from tests.faults.stack import POSTGRES, QUICK, RESCUE_SECONDS, Stack
 from tests.faults.trial import SEEDS, trial
@@ -216,6 +217,29 @@ def test_when_the_primary_dies_the_promoted_synchronous_standby_has_every_job_th
         stack.postgres_folder = folder
         stack.execute("SELECT pg_promote()", superuser=True)
         running.go_on(20)
+
+
+def test_a_database_put_back_to_an_earlier_time_goes_on_from_there(stack: Stack) -> None:
+    early = [submit(stack, args={"seconds": 4}) for _ in range(4)]
+    wait_for_state(stack, early[0], "running")
+    backup = stack.folder / "backup"
+    stack.postgres.stop()
+    subprocess.run([shutil.which("cp") or "cp", "--archive", stack.postgres_folder, backup], check=True)
+    stack.start_postgres()
+    late = [submit(stack) for _ in range(5)]
+    for job_id in (*early, *late):
+        wait_for_end(stack, job_id)
+
+    stack.postgres.kill()  # while Redis and the workers go on, with what they know of the time since
+    stack.postgres_folder = backup
+    stack.start_postgres()
+    restored = [wait_for_end(stack, job_id) for job_id in early]
+
+    assert {job["state"] for job in restored} == {"succeeded"}
+    assert stack.execute("SELECT count(*) AS jobs FROM jobs")[0]["jobs"] == len(early)  # the rest is in no backup
+    assert wait_for_end(stack, submit(stack))["state"] == "succeeded"
+    facts = Facts.read(stack.database_url)
+    assert not [violation for job in facts.jobs.values() for violation in check_job(job, facts)]
 
 
 def start_standby(stack: Stack, folder: Path) -> PostgresServer:

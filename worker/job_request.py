@@ -9,12 +9,13 @@ import time
 from typing import Any
 from uuid import UUID
 
+from celery import Celery
 from celery.exceptions import Ignore, WorkerLostError
 from celery.worker.request import Request
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.celery_app import flask_app_of
-from service.jobs.execution import process_lost
+from service.jobs.execution import all_lost, process_lost
 from service.jobs.retry import backoff_seconds
 from service.jobs.ring import Bell
 from service.jobs.types import registry
@@ -77,3 +78,16 @@ class JobRequest(Request):  # type: ignore[misc] # celery ships no types
             return
         if job is not None and job["state"] == "queued":
             Bell(self.app, hard_timeout_grace=app.config["HARD_TIMEOUT_GRACE"]).ring(job)
+
+
+def give_all_back(celery_app: Celery, pid: int) -> None:
+    """Give back what a pool process that is gone had claimed: the job that it ran, and those not yet finished."""
+    app = flask_app_of(celery_app)
+    try:
+        with app.app_context():
+            jobs = all_lost(worker=worker_name(pid), error=PROCESS_LOST_ERROR)
+    except SQLAlchemyError as failure:
+        log.error("could not give back the jobs of process %d: %s; leases run out", pid, type(failure).__name__)  # noqa: TRY400
+        return
+    queued = sorted((job for job in jobs if job["state"] == "queued"), key=lambda job: str(job["queue"]))
+    Bell(celery_app, hard_timeout_grace=app.config["HARD_TIMEOUT_GRACE"]).ring_all(queued)

@@ -20,18 +20,22 @@ from flask import Flask
 from marshmallow import Schema, ValidationError
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
-from service.artifacts.storage import ArtifactStorage
 from service.celery_app import FlaskTask, flask_app_of
 from service.extensions import db
 from service.jobs.execution import Claim, ClaimLost, claim, fail, give_back, stop_cancelled, succeed
 from service.jobs.limits import Limits
 from service.jobs.retry import backoff_seconds
+from service.jobs.states import State
 from service.jobs.types import Handler, JobType, RetryPolicy, registry
 from service.queues import Queue
 from service.statements import Row
+from service.transaction import to_jsonb
 from worker.context import JobContext, PermanentFailure, RetryLater, storable
+from worker.finisher import persist
 from worker.job_request import JobCancelled, worker_name
-from worker.lease import Interrupted, LeaseKeeper, Reason
+from worker.lease import Interrupted, Reason
+from worker.pool import job_is_waiting
+from worker.process import process_of
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +71,7 @@ class JobTask(FlaskTask):
             log.debug("job %s started", held.job_id, extra=_log_fields(job))
             try:
                 result, context = self._run_handler(app, job, held)
-                ended = _persist(lambda: succeed(held, result, artifacts=context.artifacts, effects=context.effects))
+                ended = self._end_well(app, job, held, result, context)
             except ClaimLost:
                 log.warning("job %s: this attempt was overtaken; nothing of it is kept", held.job_id)
                 raise Ignore from None
@@ -75,8 +79,9 @@ class JobTask(FlaskTask):
                 self._end_interrupted(held, interrupted.reason)
             except BaseException as error:  # noqa: BLE001 - whatever a handler raises ends the attempt, truthfully
                 self._end_failed(held, job, error)
-            log.info("job %s succeeded", held.job_id, extra=_log_fields(ended))
-            return str(ended["state"])
+            if ended is not None:
+                log.info("job %s succeeded", held.job_id, extra=_log_fields(ended))
+            return State.SUCCEEDED.value
 
     def retry(self, *_: Any, exc: BaseException | None = None, countdown: float | None = None, **__: Any) -> NoReturn:
         """What Celery's autoretry calls: the wait becomes `run_at` in PostgreSQL.
@@ -95,6 +100,7 @@ class JobTask(FlaskTask):
                 grace_seconds=app.config["HARD_TIMEOUT_GRACE"],
                 limits=Limits.of(registry.get(self.name)),
                 type_=self.name,
+                execute=process_of(app).connection.execute,
             )
         except SQLAlchemyError as error:
             # The job stays queued (or its lease runs out, had the claim been committed): it is rung again.
@@ -107,8 +113,27 @@ class JobTask(FlaskTask):
             raise Ignore  # a doubled, late or forged ring
         return job
 
+    def _end_well(self, app: Flask, job: Row, held: Claim, result: Any, context: JobContext) -> Row | None:
+        """Finish. None: it is done in a moment, together with others, while the next job that waits here runs."""
+        process = process_of(app)
+        nothing_else = not context.artifacts and not context.effects
+        if nothing_else and job_is_waiting() and process.finisher.hand_over(held, to_jsonb(result), _log_fields(job)):
+            return None
+        return _persist(
+            lambda: succeed(
+                held,
+                result,
+                artifacts=context.artifacts,
+                effects=context.effects,
+                execute=process.connection.execute,
+            )
+        )
+
     def _run_handler(self, app: Flask, job: Row, held: Claim) -> tuple[Any, JobContext]:
-        keeper = _lease_keeper(app)
+        process = process_of(app)
+        keeper = process.keeper
+        if not process.finisher.is_short(job["type"]):
+            process.finisher.settle()
         with _scratch_folders() as make_scratch, keeper.watching(held, timeout_seconds=job["timeout_seconds"]) as watch:
             context = JobContext(
                 job_id=job["id"],
@@ -118,7 +143,7 @@ class JobTask(FlaskTask):
                 max_attempts=job["max_attempts"],
                 config=app.config,
                 make_scratch=make_scratch,
-                storage=ArtifactStorage(Path(app.config["ARTIFACT_DIR"])),
+                storage=process.storage,
                 report_progress=lambda percent, message: keeper.report_progress(watch, percent, message),
                 log=logging.LoggerAdapter(logging.getLogger("millrace.job"), _log_fields(job)),
             )
@@ -130,6 +155,7 @@ class JobTask(FlaskTask):
             try:
                 with keeper.interruptible(watch):
                     result = self._call_handler(context, arguments)
+                process.finisher.note_seconds(job["type"], time.monotonic() - watch.started)
                 _check_result(result, limit=app.config["RESULT_MAX_BYTES"])
             except BaseException:
                 for artifact in context.artifacts:  # nothing was committed that names them
@@ -206,36 +232,12 @@ def _describe(cause: BaseException) -> dict[str, str]:
     return {"type": storable(kind), "message": storable(message[:2000]) or storable(kind)}
 
 
-def _lease_keeper(app: Flask) -> LeaseKeeper:
-    """This process' keeper; a fork throws the parent's away."""
-    keeper: LeaseKeeper | None = app.extensions.get("lease_keeper")
-    if keeper is None:
-        keeper = app.extensions["lease_keeper"] = LeaseKeeper(app)
-    return keeper
-
-
-PERSIST_SECONDS = 25.0
-"""How long the end of an attempt is tried again while the database is away; below the lease, after which it is moot."""
-
-
 def _persist(write: Callable[[], Row]) -> Row:
-    """Write the end of an attempt, trying again while the database is away.
-
-    Safe to repeat: the token guards the statement. Where the first COMMIT did arrive, the repeat raises ClaimLost,
-    which here means that the job has already ended as it should.
-    """
-    give_up = time.monotonic() + PERSIST_SECONDS
-    wait = 0.1
-    while True:
-        try:
-            return write()
-        except (OperationalError, InterfaceError) as error:
-            db.session.remove()
-            if time.monotonic() + wait > give_up:
-                log.error("could not end an attempt: %s; its lease will run out", type(error).__name__)  # noqa: TRY400
-                raise Ignore from None
-            time.sleep(wait)
-            wait = min(wait * 2, 2.0)
+    try:
+        return persist(write, between=db.session.remove)
+    except (OperationalError, InterfaceError) as error:
+        log.error("could not end an attempt: %s; its lease will run out", type(error).__name__)  # noqa: TRY400
+        raise Ignore from None
 
 
 class ResultRefused(PermanentFailure):

@@ -91,10 +91,7 @@ class LeaseKeeper:
         if self._thread is None:
             self._thread = threading.Thread(target=self._keep, name="lease-keeper", daemon=True)
             self._thread.start()
-        watch = Watch(claim, timeout_seconds)
-        with self._changed:
-            self._watch = watch
-            self._changed.notify()
+        watch = self._watch = Watch(claim, timeout_seconds)  # not told to the thread: it looks in time by itself
         try:
             yield watch
         finally:
@@ -117,8 +114,9 @@ class LeaseKeeper:
     def report_progress(self, watch: Watch, percent: float, message: str) -> None:
         """Remember the progress; the keeper's thread stores it."""
         with self._changed:
+            if watch.progress is None:
+                self._changed.notify()
             watch.progress = (percent, message)
-            self._changed.notify()
 
     def _on_signal(self, _signum: int, _frame: FrameType | None) -> None:
         watch = self._watch
@@ -157,12 +155,16 @@ class LeaseKeeper:
                     self._stop(watch, Reason.CANCELLED)
 
     def _next_renewal(self) -> tuple[Watch, tuple[float, str] | None]:
-        """Wait until the current attempt's lease is due for renewal, or its progress is worth storing."""
+        """Wait until the current attempt's lease is due for renewal, or its progress is worth storing.
+
+        An attempt that begins meanwhile is due later than the one that is waited for, if any: so it need not wake this
+        thread, and short attempts come and go unnoticed.
+        """
         with self._changed:
             while True:
                 watch = self._watch
                 if watch is None or watch.reason is Reason.LEASE_LOST:
-                    self._changed.wait()
+                    self._changed.wait(self._renew_seconds)
                     continue
                 since = time.monotonic() - watch.renewed
                 wait = (PROGRESS_SECONDS if watch.progress else self._renew_seconds) - since

@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from service.extensions import db
 from service.transaction import transaction
 from worker.lease import announce_shutdown
+from worker.process import forget_process, settle_process
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,10 @@ def connect_node(app: Flask) -> None:
         # A connection opened before the fork would be shared by all children: they would read each other's rows.
         with app.app_context():
             db.engine.dispose(close=False)
-        app.extensions.pop("lease_keeper", None)
+        forget_process(app)
+
+    def before_exit(**_: Any) -> None:
+        settle_process(app)
 
     def ready(sender: Any, **_: Any) -> None:
         consumer = sender
@@ -59,6 +63,7 @@ def connect_node(app: Flask) -> None:
 
     # Celery holds receivers weakly; these live as long as the process does.
     signals.worker_process_init.connect(after_fork, weak=False)
+    signals.worker_process_shutdown.connect(before_exit, weak=False)
     signals.worker_ready.connect(ready, weak=False)
     signals.worker_shutting_down.connect(stopping, weak=False)
 

@@ -4,8 +4,11 @@ import select
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from celery.concurrency.asynpool import AsynPool, ResultHandler
+from billiard.pool import EX_OK, EX_RECYCLE
+from celery.concurrency.asynpool import AsynPool, ResultHandler, Worker
 from celery.concurrency.prefork import TaskPool as PreforkPool
+
+from worker.job_request import give_all_back
 
 LOOK_SECONDS = 0.5
 RESULTS_AT_A_TIME = 64
@@ -81,6 +84,25 @@ def _is_readable(fd: int) -> bool:
     return bool(poll.poll(0))
 
 
+_pipe: int | None = None
+"""In a pool process: where its next job comes from."""
+
+
+def job_is_waiting() -> bool:
+    """In a pool process: whether its next job is there already. False everywhere else."""
+    return _pipe is not None and _is_readable(_pipe)
+
+
+class PoolWorker(Worker):  # type: ignore[misc] # celery ships no types
+    """What runs in a pool process."""
+
+    def on_loop_start(self, pid: int) -> None:
+        """Called before the first job."""
+        global _pipe  # noqa: PLW0603 - one per process, by its nature
+        _pipe = self.inq._reader.fileno()  # noqa: SLF001 - billiard has no other way to ask whether a job waits
+        super().on_loop_start(pid)
+
+
 class PromptPool(AsynPool):  # type: ignore[misc] # celery ships no types
     """A pool that looks after its processes more often; one look is a `waitpid` per process.
 
@@ -89,6 +111,9 @@ class PromptPool(AsynPool):  # type: ignore[misc] # celery ships no types
     """
 
     ResultHandler = EagerResultHandler
+    Worker = PoolWorker
+    on_process_lost: Callable[[int], None] | None = None
+    """Called with the id of a process that did not end by itself."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -99,6 +124,17 @@ class PromptPool(AsynPool):  # type: ignore[misc] # celery ships no types
     def timers(self) -> dict[object, float]:
         """What the event loop calls, and how often in seconds."""
         return {self.maintain_pool: LOOK_SECONDS}
+
+    def _create_process_handlers(self, hub: Any) -> None:
+        super()._create_process_handlers(hub)
+        clean_up: Callable[[Any], None] = self.on_process_down
+
+        def on_process_down(process: Any) -> None:
+            clean_up(process)
+            if process.exitcode not in (EX_OK, EX_RECYCLE) and self.on_process_lost is not None:
+                self.on_process_lost(process.pid)
+
+        self.on_process_down: Callable[[Any], None] = on_process_down
 
     def _create_write_handlers(self, hub: Any, **options: Any) -> None:
         super()._create_write_handlers(hub, **options)
@@ -117,6 +153,11 @@ class TaskPool(PreforkPool):  # type: ignore[misc] # celery ships no types
 
     Pool = PromptPool
     uses_semaphore = False  # the consumer holds only so many messages, and the pool knows which process has room
+
+    def on_start(self) -> None:
+        """Start the processes."""
+        super().on_start()
+        self._pool.on_process_lost = lambda pid: give_all_back(self.app, pid)
 
     def write_ahead(self, jobs: int) -> None:
         """Let each process have so many jobs at once: one running, the others in its pipe."""

@@ -1,8 +1,8 @@
 """Claim, renew and end an attempt: each one guarded statement. Only the database's clock decides anything."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 from uuid import UUID
 
 from sqlalchemy import text
@@ -26,6 +26,19 @@ class Claim:
 class ClaimLost(Exception):
     """The token is no longer the job's current one: this attempt was overtaken, and nothing of it was kept."""
 
+
+class Execute(Protocol):
+    """Runs one statement that commits by itself: `execute_alone`, or a connection of the caller's own."""
+
+    def __call__(self, statement: Statement, parameters: Mapping[str, Any], *, name: str) -> list[Row]:
+        """The statement's rows."""
+
+
+CLAIMED = (
+    "jobs.id, jobs.tenant_id, type, state, queue, args, attempt, max_attempts, timeout_seconds, token, started_at, "
+    "event_seq, request_id"
+)
+"""What a claim tells of its job: what running it takes."""
 
 # Closes the race between two deliveries of the same ring (one finds `queued`, the other does not), between a claim and
 # a cancel or an expiry, and refuses what was rung too early. The new token fences off every earlier attempt.
@@ -55,8 +68,8 @@ _CLAIM = """
     )
     SELECT * FROM job
     """
-_CLAIM_UNLIMITED = Statement(_CLAIM.format(columns=JOB_COLUMNS, within_limits=UNLIMITED))
-_CLAIM_LIMITED = text(_CLAIM.format(columns=JOB_COLUMNS, within_limits=WITHIN_LIMITS))
+_CLAIM_UNLIMITED = Statement(_CLAIM.format(columns=CLAIMED, within_limits=UNLIMITED))
+_CLAIM_LIMITED = text(_CLAIM.format(columns=CLAIMED, within_limits=WITHIN_LIMITS))
 
 
 def claim(
@@ -67,6 +80,7 @@ def claim(
     grace_seconds: float,
     limits: Limits = UNDECLARED,
     type_: str | None = None,
+    execute: Execute = execute_alone,
 ) -> Row | None:
     """Take a queued job for one attempt. None: the ring was a double, or the job may not start now.
 
@@ -82,7 +96,7 @@ def claim(
         "type": type_,
         **limit_parameters(limits),
     }
-    if rows := execute_alone(_CLAIM_UNLIMITED, parameters, name="claim"):
+    if rows := execute(_CLAIM_UNLIMITED, parameters, name="claim"):
         return rows[0]
     with transaction("claim") as session:
         if not lock_lanes(session, job_id):
@@ -174,13 +188,12 @@ REQUEUE_STATE = """CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
                         WHEN attempt >= max_attempts THEN 'failed' ELSE 'queued' END"""
 
 # The hot path: the same as `end_of_attempt` for the one way that needs no decision.
-_SUCCEED = Statement(
-    f"""
-    WITH job AS (
+_SUCCEED_SQL = """
+    WITH {ended} job AS (
         UPDATE jobs
-           SET state = 'succeeded', finished_at = clock_timestamp(), result = CAST(:result AS jsonb), error = NULL,
+           SET state = 'succeeded', finished_at = clock_timestamp(), result = CAST({result} AS jsonb), error = NULL,
                progress_percent = 100, lease_until = NULL, attempt_deadline = NULL, event_seq = event_seq + 1
-         WHERE {TOKEN_GUARD}
+          {whose}
         RETURNING id, tenant_id, type, state, attempt, token, event_seq, finished_at, request_id
     ), attempt AS (
         UPDATE job_attempts SET finished_at = job.finished_at, outcome = 'succeeded'
@@ -189,8 +202,19 @@ _SUCCEED = Statement(
         INSERT INTO job_events (job_id, seq, tenant_id, at, state, name, data)
         SELECT id, event_seq, tenant_id, finished_at, state, state, jsonb_build_object('attempt', attempt) FROM job
     )
-    SELECT * FROM job
-    """  # noqa: S608 - only constants of ours are put in
+    SELECT id, type, state, attempt, request_id FROM job
+    """
+_SUCCEED = Statement(_SUCCEED_SQL.format(ended="", result=":result", whose=f"WHERE {TOKEN_GUARD}"))
+# Each attempt has its own token here too: one that was overtaken is left out, and the others are ended.
+_SUCCEED_ALL = Statement(
+    _SUCCEED_SQL.format(
+        ended="""ended AS (
+        SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:tokens AS bigint[]), CAST(:results AS text[]))
+                   AS ended (ended_id, ended_token, ended_result)
+    ),""",
+        result="ended_result",
+        whose="FROM ended WHERE id = ended_id AND token = ended_token AND state = 'running'",
+    )
 )
 _RETRY = text(end_of_attempt(_RETRY_STATE, TOKEN_GUARD))
 _FAIL = text(end_of_attempt("'failed'", TOKEN_GUARD))
@@ -200,6 +224,7 @@ _GIVE_BACK = text(
 )
 # The parent of a dead process knows no token, but it knows who held the claim.
 _LOST = text(end_of_attempt(REQUEUE_STATE, "id = :id AND worker = :worker AND state = 'running'"))
+_ALL_LOST = text(end_of_attempt(REQUEUE_STATE, "worker = :worker AND state = 'running'"))
 _TIMED_OUT = text(end_of_attempt(_RETRY_STATE, "id = :id AND worker = :worker AND state = 'running'"))
 
 
@@ -209,18 +234,32 @@ def succeed(
     *,
     artifacts: Sequence[NewArtifact] = (),
     effects: Sequence[Callable[[Session], None]] = (),
+    execute: Execute = execute_alone,
 ) -> Row:
     """Finish: the result, the artifacts and the registered effects commit together, once. Raises ClaimLost."""
     parameters = {"id": claim.job_id, "token": claim.token, "result": to_jsonb(result)}
     if not artifacts and not effects:
-        rows = execute_alone(_SUCCEED, parameters, name="succeed")
-        return _held(rows)
+        return _held(execute(_SUCCEED, parameters, name="succeed"))
     with transaction("succeed") as session:
         job = _held(session.execute(_SUCCEED.text, parameters).mappings().all())
         insert_artifacts(session, artifacts)
         for effect in effects:
             effect(session)
     return job
+
+
+def succeed_all(finished: Mapping[Claim, str], *, execute: Execute = execute_alone) -> list[Row]:
+    """Finish many attempts in one commit: claims and results as JSON text. Those that were overtaken are not returned.
+
+    In the order of their ids, so that two such statements cannot wait for each other in a circle.
+    """
+    claims = sorted(finished, key=lambda claim: claim.job_id)
+    parameters = {
+        "ids": [claim.job_id for claim in claims],
+        "tokens": [claim.token for claim in claims],
+        "results": [finished[claim] for claim in claims],
+    }
+    return execute(_SUCCEED_ALL, parameters, name="succeed")
 
 
 def fail(claim: Claim, error: dict[str, Any], *, traceback: str | None, retry_after: float | None) -> Row:
@@ -254,6 +293,12 @@ def process_lost(job_id: UUID, *, worker: str, error: dict[str, Any], retry_afte
     parameters = _parameters("lost" if retry_after is None else "failed", error=error, delay=retry_after)
     with transaction("process_lost") as session:
         return session.execute(statement, {**parameters, "id": job_id, "worker": worker}).mappings().first()
+
+
+def all_lost(*, worker: str, error: dict[str, Any]) -> Sequence[Row]:
+    """End whatever a process that is gone had claimed; the jobs as they stand now, queued again or final."""
+    with transaction("process_lost") as session:
+        return session.execute(_ALL_LOST, {**_parameters("lost", error=error), "worker": worker}).mappings().all()
 
 
 CANCELLED_ERROR = {"type": "cancelled", "message": "The job was cancelled while it ran."}

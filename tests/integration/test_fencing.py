@@ -7,7 +7,18 @@ from flask import Flask
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from service.jobs.execution import Claim, ClaimLost, claim, fail, give_back, process_lost, renew, succeed
+from service.jobs.execution import (
+    Claim,
+    ClaimLost,
+    all_lost,
+    claim,
+    fail,
+    give_back,
+    process_lost,
+    renew,
+    succeed,
+    succeed_all,
+)
 from service.jobs.rescue import expire, rescue
 from service.transaction import reading, transaction
 from tests.support.client import KeyClient
@@ -52,6 +63,42 @@ def test_a_job_is_not_claimed_before_its_time_nor_after_its_expiry(app: Flask, c
         assert take(late) is None
         assert expire() == 1
     assert client.job(late)["state"] == "expired"
+
+
+def test_of_many_finished_together_the_overtaken_one_is_left_out(app: Flask, client: KeyClient) -> None:
+    job_ids = [client.submit()["id"] for _ in range(3)]
+    with app.app_context():
+        first, overtaken, last = (must_take(job_id) for job_id in job_ids)
+        stale = Claim(overtaken.job_id, overtaken.token - 1)
+
+        ended = succeed_all({last: "3", stale: "2", first: '{"one": 1}'})
+
+    assert {str(row["id"]) for row in ended} == {job_ids[0], job_ids[2]}
+    jobs = [client.job(job_id) for job_id in job_ids]
+    assert [(job["state"], job["result"]) for job in jobs] == [
+        ("succeeded", {"one": 1}),
+        ("running", None),
+        ("succeeded", 3),
+    ]
+    events = client.get(f"/jobs/{job_ids[0]}/events").get_json()["items"]
+    assert [event["name"] for event in events] == ["queued", "started", "succeeded"]
+    attempts = client.get(f"/jobs/{job_ids[0]}/attempts").get_json()["items"]
+    assert [attempt["outcome"] for attempt in attempts] == ["succeeded"]
+
+
+def test_all_that_a_lost_process_had_is_given_back_and_nothing_else(app: Flask, client: KeyClient) -> None:
+    its_own = [client.submit()["id"], client.submit(max_attempts=1)["id"]]
+    another = client.submit()["id"]
+    with app.app_context():
+        for job_id in its_own:
+            must_take(job_id, "host:1")
+        must_take(another, "host:2")
+
+        given_back = all_lost(worker="host:1", error={"type": "process_lost", "message": "gone"})
+
+    assert {str(job["id"]) for job in given_back} == set(its_own)
+    states = [client.job(job_id)["state"] for job_id in (*its_own, another)]
+    assert states == ["queued", "failed", "running"]
 
 
 def test_a_rescued_job_refuses_everything_from_the_attempt_that_lost_it(app: Flask, client: KeyClient) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy import TextClause
 
 import service.jobs
 from service.jobs.states import CELERY_STATE, FINAL, IDLE, MOVES, NEW, UNFINISHED, State, is_legal
+from service.statements import Statement
 
 HEART = service.jobs.__path__
 PAGE = (Path(__file__).parents[2] / "docs" / "job-lifecycle.md").read_text()
@@ -94,12 +95,13 @@ def test_the_page_says_what_celery_calls_each_state() -> None:
 def _statements() -> dict[str, str]:
     """Every statement of the heart that writes a job's state, by where it stands."""
     modules = [importlib.import_module(f"service.jobs.{found.name}") for found in pkgutil.iter_modules(HEART)]
-    return {
-        f"{module.__name__}.{name}": value.text
+    named = {
+        f"{module.__name__}.{name}": value.text if isinstance(value, Statement) else value
         for module in modules
         for name, value in vars(module).items()
-        if isinstance(value, TextClause) and re.search(r"\bstate = ", _what_it_sets(value.text))
+        if isinstance(value, TextClause | Statement)
     }
+    return {name: clause.text for name, clause in named.items() if re.search(r"\bstate = ", _what_it_sets(clause.text))}
 
 
 def _what_it_sets(sql: str) -> str:

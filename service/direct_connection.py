@@ -33,6 +33,7 @@ class DirectConnection:
         self._prepare = prepare
         self._connection: psycopg.Connection[Any] | None = None
         self._prepared: dict[tuple[bytes, tuple[int, ...]], bytes] = {}
+        self._columns: dict[bytes, list[str]] = {}
         self._warnings: list[str] = []
         self._connected_at = self._used_at = 0.0
         self._process = 0
@@ -77,7 +78,10 @@ class DirectConnection:
                 raise psycopg.OperationalError("the connection is lost")
             raise error_from_result(result)
         transformer.set_pgresult(result)
-        names = [(result.fname(column) or b"").decode() for column in range(result.nfields)]
+        names = self._columns.get(statement.numbered)
+        if names is None:
+            names = [(result.fname(column) or b"").decode() for column in range(result.nfields)]
+            self._columns[statement.numbered] = names
         return [dict(zip(names, row, strict=True)) for row in transformer.load_rows(0, result.ntuples, tuple)]
 
     def _send(self, pgconn: Any, sql: bytes, bound: Any, transformer: Any) -> Any:

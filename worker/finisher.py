@@ -21,7 +21,9 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-GATHER_SECONDS = 0.005
+GATHER_SECONDS = 0.02
+ENOUGH_AT_ONCE = 16
+"""With so many there is nothing to gain from waiting for more."""
 MOST_AT_ONCE = 64
 SHORT_SECONDS = 0.02
 """A job type whose last handler took no longer is expected to be as quick again."""
@@ -36,7 +38,7 @@ class Finisher:
         self._connection = connection
         self._changed = threading.Condition()
         self._handed_over: dict[Claim, tuple[str, Mapping[str, Any]]] = {}
-        self._writing = False
+        self._writing = self._hurry = False
         self._thread: threading.Thread | None = None
         self._seconds: dict[str, float] = {}
 
@@ -57,7 +59,7 @@ class Finisher:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="finisher", daemon=True)
                 self._thread.start()
-            elif len(self._handed_over) == 1:
+            elif len(self._handed_over) in (1, ENOUGH_AT_ONCE):
                 self._changed.notify_all()
         failpoint("succeed", "handed_over")
         return True
@@ -66,14 +68,22 @@ class Finisher:
         """Wait until nothing is left to write: before a handler that may hold the interpreter, and at a clean exit."""
         if self._handed_over or self._writing:
             with self._changed:
+                self._hurry = True
+                self._changed.notify_all()
                 self._changed.wait_for(lambda: not self._handed_over and not self._writing, PERSIST_SECONDS + 1)
+                self._hurry = False
 
     def _work(self) -> None:
+        try:
+            self._write_for_ever()
+        finally:
+            self._thread = None  # whatever ended it, the next success starts another
+
+    def _write_for_ever(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: bool(self._handed_over))
-            time.sleep(GATHER_SECONDS)
-            with self._changed:
+                self._changed.wait_for(lambda: self._hurry or len(self._handed_over) >= ENOUGH_AT_ONCE, GATHER_SECONDS)
                 taken, self._handed_over = self._handed_over, {}
                 self._writing = True
             try:

@@ -44,9 +44,15 @@ class HeldMessages(virtual.QoS):
     once the visibility timeout is over. Here PostgreSQL knows every job, and rings within seconds what got lost.
     """
 
+    enough = 0
+    """With so many messages held nobody is idle: more are asked for once over half of the room is free. 0: at once."""
+
     def can_consume(self) -> bool:
-        """Whether to ask for more: once half of the room is free, so that one answer can bring many."""
-        return not self.prefetch_count or self.room() * 2 >= self.prefetch_count
+        """Whether to ask for more."""
+        if not self.prefetch_count:
+            return True
+        few = max(self.enough, self.prefetch_count // 2) if self.enough else self.prefetch_count
+        return self.held() < min(few, self.prefetch_count)
 
     def room(self) -> int:
         """How many messages more may be held."""

@@ -56,6 +56,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc] # celery ships no types
         processes = self.pool.num_processes
         late = self._give_back_late()
         self.qos.value = processes if late else max(processes, min(started, processes * MOST_PER_PROCESS))
+        self.task_consumer.channel.qos.enough = processes
         self.pool.write_ahead(WRITTEN_AHEAD if self.qos.value >= processes * WRITTEN_AHEAD else 1)
 
     def _give_back_late(self) -> bool:

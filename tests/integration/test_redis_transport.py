@@ -120,17 +120,38 @@ def test_a_busy_consumer_takes_at_once_what_it_has_room_for(redis: RedisServer, 
     assert not channel.qos.can_consume()
 
 
-def test_a_consumer_asks_for_more_when_half_of_its_room_is_free(redis: RedisServer, connection: Connection) -> None:
+def test_a_consumer_that_has_enough_asks_for_more_when_over_half_of_its_room_is_free(
+    redis: RedisServer, connection: Connection
+) -> None:
     channel: Any = connection.default_channel
     channel.basic_qos(prefetch_count=4)
+    channel.qos.enough = 1
     taken = consume(channel)
     publish(redis, *range(4))
-    connection.drain_events(timeout=5)
-    connection.drain_events(timeout=5)
+    for _ in range(2):
+        connection.drain_events(timeout=5)
+    assert len(taken) == 4
+
+    for message in taken[:2]:
+        message.ack()
+        assert not channel.qos.can_consume()
+    taken[2].ack()
+    assert channel.qos.can_consume()
+
+
+def test_a_consumer_with_an_idle_process_asks_at_once(redis: RedisServer, connection: Connection) -> None:
+    channel: Any = connection.default_channel
+    channel.basic_qos(prefetch_count=3)
+    channel.qos.enough = 3
+    taken = consume(channel)
+    publish(redis, *range(3))
+    for _ in range(2):
+        connection.drain_events(timeout=5)
+    assert len(taken) == 3
+    assert not channel.qos.can_consume()
 
     taken[0].ack()
-    assert not channel.qos.can_consume()
-    taken[1].ack()
+
     assert channel.qos.can_consume()
 
 

@@ -42,6 +42,18 @@ def test_short_jobs_behind_a_long_one_go_to_an_idle_worker(
         assert client.job(long_job["id"])["state"] == "running"
 
 
+def test_a_process_that_becomes_free_among_long_jobs_takes_the_next_one(
+    config: dict[str, Any], client: KeyClient, tmp_path: Path
+) -> None:
+    with running((*WORKER, "--concurrency", "3"), config, tmp_path / "worker.log"):
+        long_jobs = [client.submit("test.sleep", args={"seconds": 50})["id"] for _ in range(2)]
+        client.submit("test.sleep", args={"seconds": 1.5})
+        wait_for(lambda: count(client, RUNNING, long_jobs) == 2, what="two long jobs")
+        last = client.submit("test.sleep", args={"seconds": 50})["id"]
+
+        wait_for(lambda: count(client, RUNNING, [*long_jobs, last]) == 3, seconds=10, what="a third beside them")
+
+
 def test_nothing_is_left_behind_when_pool_processes_are_replaced(
     config: dict[str, Any], client: KeyClient, tmp_path: Path
 ) -> None:
@@ -97,6 +109,9 @@ def submit_echoes(client: KeyClient, count: int) -> list[str]:
     response = client.post("/jobs/batch", json={"jobs": [{"type": "test.echo", "args": {"value": 1}}] * count})
     assert response.status_code == 202, response.text
     return [item["id"] for item in response.get_json()["items"]]
+
+
+RUNNING = "SELECT count(*) FROM jobs WHERE id = ANY(CAST(:ids AS uuid[])) AND state = 'running'"
 
 
 def succeeded(client: KeyClient, jobs: list[str]) -> int:

@@ -107,6 +107,8 @@ class LeaseKeeper:
             watch.interruptible = True
             if watch.reason is not None:
                 raise Interrupted(watch.reason)
+            if _shutting_down[0]:  # a job that lay in this process' pipe when the others were given back
+                raise Interrupted(Reason.SHUTDOWN)
             yield
         finally:
             watch.interruptible = False

@@ -4,6 +4,8 @@ import logging
 import os
 import signal
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from worker.process import forget_process, settle_process
 log = logging.getLogger(__name__)
 
 SIGN_OF_LIFE_SECONDS = 5.0
+LOOK_SECONDS = 0.5
 
 _SEEN = text(
     """
@@ -90,9 +93,11 @@ def _show_life(app: Flask, node: dict[str, Any], stopped: threading.Event) -> No
 def _give_jobs_back() -> None:
     """The grace is over: stop the handlers that still run; each puts its job back, the attempt uncounted."""
     announce_shutdown()
-    for request in list(state.active_requests):
-        if request.worker_pid:
-            try:
-                os.kill(request.worker_pid, signal.SIGUSR1)
-            except ProcessLookupError:
-                continue
+    told: set[str] = set()
+    while True:  # until this process ends: of some jobs it hears late that a process has begun them
+        for request in list(state.active_requests):
+            if request.worker_pid and request.id not in told:
+                told.add(request.id)
+                with suppress(ProcessLookupError):
+                    os.kill(request.worker_pid, signal.SIGUSR1)
+        time.sleep(LOOK_SECONDS)

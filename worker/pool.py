@@ -7,6 +7,7 @@ from typing import Any
 from billiard.pool import EX_OK, EX_RECYCLE
 from celery.concurrency.asynpool import AsynPool, ResultHandler, Worker
 from celery.concurrency.prefork import TaskPool as PreforkPool
+from celery.worker import state
 
 from worker.job_request import give_all_back
 
@@ -119,6 +120,17 @@ class PromptPool(AsynPool):  # type: ignore[misc] # celery ships no types
         super().__init__(*args, **kwargs)
         self.occupancy = self._busy_workers = Occupancy(self._all_inqueues)
         self._mark_worker_as_available = self.occupancy.one_done
+
+    def flush(self) -> None:
+        """Forget what no process was given yet.
+
+        celery 5.7.0 forgets at a shutdown also what is written to a process that has not yet said that it took it. The
+        process runs it all the same, and waits half a minute in vain for its parent to hear of its end.
+        """
+        handed_over = {number: job for number, job in self._cache.items() if getattr(job, "_write_to", None)}
+        super().flush()
+        if state.should_stop is not None:
+            self._cache.update(handed_over)
 
     @property
     def timers(self) -> dict[object, float]:

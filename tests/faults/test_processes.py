@@ -1,6 +1,8 @@
 """Workers and beats killed, stopped and restarted, at every point and at any moment."""
 
+import os
 import signal
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -10,7 +12,7 @@ import redis
 
 from tests.faults.checker import recoveries
 from tests.faults.one_job import effects, outcomes, row, submit, wait_for_end, wait_for_state
-from tests.faults.stack import RESCUE_SECONDS, Stack
+from tests.faults.stack import POOL_PROCESSES, RESCUE_SECONDS, Stack
 from tests.faults.trial import SEEDS, trial
 from tests.support.waiting import wait_for
 
@@ -197,6 +199,27 @@ def test_a_rolling_restart_under_load_loses_nothing_and_counts_no_attempt(stack:
     finally:
         stack.end("worker-2")
         del stack.processes["worker-2"]
+
+
+@pytest.mark.slow
+def test_jobs_that_a_process_was_just_handed_are_given_back_when_the_worker_stops(stack: Stack) -> None:
+    worker = stack.processes["worker-1"]
+    frozen = worker.children()
+    for pid in frozen:  # so that the jobs are on their way to a process, and none says that it has them
+        os.kill(pid, signal.SIGSTOP)
+    jobs = [submit(stack, args={"seconds": 20}) for _ in range(POOL_PROCESSES)]
+    with stack.broker() as broker:
+        wait_for(lambda: broker.llen("default") == 0, what="the messages to be taken")
+
+    said = len(worker.log.read_text())
+    worker.send(signal.SIGTERM)
+    wait_for(lambda: "Warm shutdown" in worker.log.read_text()[said:], what="the beginning of the shutdown")
+    threading.Event().wait(0.7)  # the fault's length: shorter than the grace
+    for pid in frozen:
+        os.kill(pid, signal.SIGCONT)
+    worker.wait(15)
+
+    assert [(row(stack, job_id)["state"], row(stack, job_id)["attempt"]) for job_id in jobs] == [("queued", 0)] * 2
 
 
 @pytest.mark.slow

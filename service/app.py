@@ -15,6 +15,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 import worker.tasks
 from service.accounts import models as accounts_models
+from service.accounts.keys import KnownKeys
 from service.artifacts import api as artifacts_api
 from service.artifacts import models as artifacts_models
 from service.celery_app import celery_init_app
@@ -32,6 +33,7 @@ from service.jobs import api as jobs_api
 from service.jobs import batch_api, catalogue_api, history_api, integrity_api
 from service.jobs import models as jobs_models
 from service.jobs.ring import Bell
+from service.jobs.submit import Intake
 from service.jobs.waiting import WaitingRoom
 from service.logging import configure_logging
 from service.schedules import models as schedules_models
@@ -59,6 +61,8 @@ def create_app(config: Mapping[str, Any] | None = None, *, role: Role = "api") -
     migrate.init_app(app, db, directory=str(SERVICE_FOLDER.parent / "migrations"), compare_type=True)
     celery_init_app(app)
     app.extensions["bell"] = Bell(app.extensions["celery"], hard_timeout_grace=app.config["HARD_TIMEOUT_GRACE"])
+    app.extensions["intake"] = Intake(app.extensions["bell"])
+    app.extensions["known_keys"] = KnownKeys()
     app.extensions["waiting_room"] = WaitingRoom(app)
     if role in {"api", "cli"}:
         add_http(app)

@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session
 from service.artifacts.files import FoundArtifact, NewArtifact, find_artifact
 from service.artifacts.storage import ArtifactStorage
 from service.ids import uuid7
-from service.jobs.submit import InvalidJob, NewJob, check, store
+from service.jobs.new_job import InvalidJob, NewJob, check
+from service.jobs.submit import store
 from service.jobs.types import JobType
 
 

@@ -5,12 +5,14 @@ import hashlib
 import hmac
 import re
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import RowMapping, text
+from sqlalchemy.orm import Session
 
 from service.accounts.scopes import TENANT_SCOPES, Scope
 from service.ids import uuid7
@@ -85,6 +87,25 @@ def create_key(
     return NewKey(key_id, f"{KEY_START}_{prefix}_{secret}", tenant_id, tenant)
 
 
+KEY_IS_GOOD = """(key_id IS NULL
+          OR EXISTS (SELECT FROM api_keys
+                      WHERE api_keys.id = key_id AND revoked_at IS NULL
+                        AND (expires_at IS NULL OR expires_at > clock_timestamp())))"""
+"""Goes into the statements of a caller whose key was verified a moment ago: revocation takes effect at once."""
+
+_GOOD = text(f"SELECT {KEY_IS_GOOD} FROM (SELECT CAST(:key_id AS uuid) AS key_id) AS asked")  # noqa: S608
+
+
+class KeyRefused(Exception):
+    """The key was good a moment ago, and is expired or revoked now."""
+
+
+def require_good_key(session: Session, key_id: UUID) -> None:
+    """Raises KeyRefused unless the key is good."""
+    if not session.execute(_GOOD, {"key_id": key_id}).scalar_one():
+        raise KeyRefused
+
+
 _FIND = Statement(
     """
     SELECT id, tenant_id, secret_hash, scopes,
@@ -110,6 +131,30 @@ def verify_key(key: str) -> Principal | None:
         with transaction() as session:
             session.execute(_USED, {"id": row["id"]})
     return Principal(row["tenant_id"], row["id"], frozenset(row["scopes"]))
+
+
+class KnownKeys:
+    """The keys that this process verified lately, by their hashes.
+
+    A caller of a known key is not a caller of a good one: whoever asks here asks the database in the same breath,
+    with `KEY_IS_GOOD`.
+    """
+
+    def __init__(self, *, seconds: float = 60.0, at_most: int = 10_000) -> None:
+        self._seconds = seconds
+        self._at_most = at_most
+        self._known: dict[bytes, tuple[Principal, float]] = {}
+
+    def find(self, key: str) -> Principal | None:
+        """Who the key belonged to a moment ago."""
+        principal, until = self._known.get(_hash(key), (None, 0.0))
+        return principal if time.monotonic() < until else None
+
+    def add(self, key: str, principal: Principal) -> None:
+        """Remember a key that was just verified."""
+        if len(self._known) >= self._at_most:
+            self._known.clear()
+        self._known[_hash(key)] = (principal, time.monotonic() + self._seconds)
 
 
 def list_keys(tenant: str) -> list[RowMapping]:

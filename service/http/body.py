@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any, NoReturn
 
-from flask import Request
+from flask import Request, g
 from flask_smorest import Blueprint
 from marshmallow import Schema, missing
 from webargs.flaskparser import FlaskParser
@@ -15,6 +15,11 @@ from service.http.problems import INVALID_REQUEST, Problem, pointers
 # Only bodies that have such an escape need the walk that looks for what PostgreSQL cannot hold.
 _SUSPECT = re.compile(rb"\\u(0000|[dD][89a-fA-F])")
 MAX_DEPTH = 64
+
+
+def sent_json() -> Any:
+    """The request's JSON before a schema filled in defaults: what makes two requests the same."""
+    return g.get("sent_json")
 
 
 def read_json(raw: bytes) -> Any:
@@ -125,7 +130,8 @@ class StrictParser(FlaskParser):
             return missing
         if not req.is_json:
             raise Problem(415, "unsupported-media-type", "Send the body as JSON, with Content-Type: application/json.")
-        return read_json(raw)
+        g.sent_json = read_json(raw)
+        return g.sent_json
 
     def load_querystring(self, req: Request, schema: Any) -> Any:
         """The query's parameters. Raises Problem 422 for a NUL character: no column can hold one."""

@@ -15,7 +15,8 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from service.artifacts.storage import FileTooLarge
 from service.jobs.cancel import JobNotFound
-from service.jobs.submit import IdempotencyKeyReused, InvalidJob, UniqueKeyTaken
+from service.jobs.new_job import InvalidJob
+from service.jobs.submit import IdempotencyKeyReused, UniqueKeyTaken
 from service.paging import BadCursor
 from service.transaction import CommitUnsure
 

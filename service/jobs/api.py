@@ -3,24 +3,25 @@
 import re
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlencode
 
 from flask import Response, current_app, g, request
 from flask.views import MethodView
 
+from service.accounts.keys import KeyRefused
 from service.accounts.scopes import Scope
-from service.http.body import StrictBlueprint, read_json
+from service.http.body import StrictBlueprint, sent_json
 from service.http.idempotency import idempotency_of_request
-from service.http.identity import principal, requires
+from service.http.identity import caller_to_confirm, confirmed, key_refused, principal, requires
 from service.http.problems import Problem
 from service.jobs.cancel import cancel
 from service.jobs.export import export_format, export_jobs
-from service.jobs.ownership import job_id_from, owned_job
+from service.jobs.new_job import NewJob, check
+from service.jobs.ownership import job_id_from, owned_job_of_known_key
 from service.jobs.presentation import etag_of, explain_waiting, polling_interval, present, preview, state_in_etag
 from service.jobs.queries import JobFilter, Pulse, list_jobs, look_at_job
 from service.jobs.resubmit import JobNotFinal, resubmit
-from service.jobs.ring import Bell
 from service.jobs.schemas import (
     JobListQuery,
     JobListSchema,
@@ -31,7 +32,7 @@ from service.jobs.schemas import (
     WaitQuery,
 )
 from service.jobs.states import FINAL, State
-from service.jobs.submit import NewJob, Submitted, check, submit
+from service.jobs.submit import Intake, Submitted
 from service.jobs.waiting import WaitingRoom
 from service.paging import decode_cursor, encode_cursor
 from service.transaction import reading
@@ -43,7 +44,7 @@ blp = StrictBlueprint("jobs", __name__, url_prefix="/api/v1", description="Submi
 class Jobs(MethodView):
     """All jobs of the tenant."""
 
-    @requires(Scope.JOBS_WRITE)
+    @requires(Scope.JOBS_WRITE, confirms_key=True)
     @blp.arguments(NewJobSchema)
     @blp.arguments(SubmitQuery, location="query")
     @blp.response(202, JobSchema)
@@ -58,13 +59,18 @@ class Jobs(MethodView):
         new = NewJob(**body)
         if query["validate_only"]:
             return preview(new, check(new)), 200
-        submitted = submit(
-            _bell(),
-            principal().tenant_id,
-            new,
-            idempotency=idempotency_of_request(body_as_sent()),
-            request_id=g.request_id,
-        )
+        caller = caller_to_confirm()
+        try:
+            submitted = _intake().submit(
+                caller.tenant_id,
+                new,
+                idempotency=idempotency_of_request(sent_json),
+                request_id=g.request_id,
+                key_id=caller.key_id,
+            )
+        except KeyRefused:
+            raise key_refused() from None
+        confirmed()
         return answer_submitted(submitted)
 
     @requires(Scope.JOBS_READ)
@@ -99,14 +105,14 @@ class Jobs(MethodView):
         if next_cursor:
             parameters = {**request.args.to_dict(flat=False), "cursor": next_cursor}
             headers["Link"] = f'<{request.path}?{urlencode(parameters, doseq=True)}>; rel="next"'
-        return {"items": [present(job) for job in jobs[:limit]], "next_cursor": next_cursor}, 200, headers
+        return as_json({"items": [present(job) for job in jobs[:limit]], "next_cursor": next_cursor}, 200, headers)
 
 
 @blp.route("/jobs/<string:job_id>")
 class Job(MethodView):
     """One job."""
 
-    @requires(Scope.JOBS_READ)
+    @requires(Scope.JOBS_READ, confirms_key=True)
     @blp.arguments(WaitQuery, location="query")
     @blp.response(200, JobSchema)
     @blp.alt_response(304, description="the job is as it was at the tag in If-None-Match")
@@ -116,7 +122,7 @@ class Job(MethodView):
         With `?wait=N` the answer is held for up to N seconds until the job's state differs from the one in
         `If-None-Match`; without that header, until the job ends.
         """
-        job: Mapping[Any, Any] = owned_job(job_id)
+        job: Mapping[Any, Any] = owned_job_of_known_key(job_id)
         if query.get("wait"):
             tags = request.if_none_match.as_set(include_weak=True)
             known_state = next((state_in_etag(tag) for tag in tags), None)
@@ -142,8 +148,8 @@ class JobCancel(MethodView):
             detail = f"The job has already ended: it is {job['state']}."
             raise Problem(409, "already-final", detail, extra={"state": job["state"]})
         if outcome == "requested":
-            return present(job), 202, {"Retry-After": "1", "ETag": f'"{etag_of(job)}"'}
-        return present(job), 200, {"ETag": f'"{etag_of(job)}"'}
+            return as_json(present(job), 202, {"Retry-After": "1", "ETag": f'"{etag_of(job)}"'})
+        return as_json(present(job), 200, {"ETag": f'"{etag_of(job)}"'})
 
 
 @blp.route("/jobs/<string:job_id>/retry")
@@ -160,11 +166,11 @@ class JobRetry(MethodView):
         """
         try:
             submitted = resubmit(
-                _bell(),
+                _intake(),
                 principal().tenant_id,
                 job_id_from(job_id),
                 args=body.get("args"),
-                idempotency=idempotency_of_request(body),
+                idempotency=idempotency_of_request(lambda: body),
                 request_id=g.request_id,
             )
         except JobNotFinal as error:
@@ -172,12 +178,7 @@ class JobRetry(MethodView):
         return answer_submitted(submitted)
 
 
-def body_as_sent() -> Any:
-    """The request's JSON before defaults were filled in: what makes two submissions the same."""
-    return read_json(request.get_data(cache=True))
-
-
-def answer_submitted(submitted: Submitted) -> tuple[dict[str, Any], int, dict[str, str]]:
+def answer_submitted(submitted: Submitted) -> Response:
     """202 with the job, or 200 with a job that exists already or ends within `Prefer: wait=N`."""
     job: Mapping[Any, Any] = submitted.job
     headers = {}
@@ -188,30 +189,34 @@ def answer_submitted(submitted: Submitted) -> tuple[dict[str, Any], int, dict[st
         headers["Preference-Applied"] = f"wait={seconds}"
         job = wait_until(job, FINAL.__contains__, seconds)
         status = 200 if State(job["state"]) in FINAL else status
-    shown, _, job_headers = _with_headers(job)
-    return shown, status, {**job_headers, **headers, "Location": shown["links"]["self"]}
+    shown = present(job)
+    return as_json(shown, status, {**_headers_of(job), **headers, "Location": shown["links"]["self"]})
 
 
-def answer_job(job: Mapping[Any, Any]) -> Any:
+def answer_job(job: Mapping[Any, Any]) -> Response:
     """The job with its headers, or 304 where the client has it already."""
     # If-None-Match compares weakly (RFC 9110, 13.1.2): a proxy that compresses makes our strong tags weak ones.
     if request.if_none_match.contains_weak(etag_of(job)):
         response = Response(status=304)
         response.set_etag(etag_of(job))
         return response
-    waiting_for = None
-    if State(job["state"]) not in FINAL:
-        waiting_for = explain_waiting(job)
-    return _with_headers(job, waiting_for=waiting_for)
+    waiting_for = None if State(job["state"]) in FINAL else explain_waiting(job)
+    return as_json(present(job, waiting_for=waiting_for), 200, _headers_of(job))
 
 
-def _with_headers(
-    job: Mapping[Any, Any], *, waiting_for: dict[str, Any] | None = None
-) -> tuple[dict[str, Any], int, dict[str, str]]:
+def _headers_of(job: Mapping[Any, Any]) -> dict[str, str]:
     headers = {"ETag": f'"{etag_of(job)}"'}
     if State(job["state"]) not in FINAL:
         headers["Retry-After"] = str(polling_interval(job))
-    return present(job, waiting_for=waiting_for), 200, headers
+    return headers
+
+
+def as_json(body: dict[str, Any], status: int, headers: Mapping[str, str]) -> Response:
+    """The answer as it is: a view's schema is its documentation, and need not dump what was made to fit it."""
+    response = cast("Response", current_app.json.response(body))
+    response.status_code = status
+    response.headers.update(headers)
+    return response
 
 
 def wait_until(job: Mapping[Any, Any], is_enough: Callable[[State], bool], seconds: float) -> Mapping[Any, Any]:
@@ -235,6 +240,6 @@ def _preferred_wait() -> int | None:
     return min(int(match[1]), current_app.config["WAIT_MAX_SECONDS"]) if match else None
 
 
-def _bell() -> Bell:
-    bell: Bell = current_app.extensions["bell"]
-    return bell
+def _intake() -> Intake:
+    intake: Intake = current_app.extensions["intake"]
+    return intake

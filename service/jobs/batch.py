@@ -2,19 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from service.ids import uuid7
+from service.jobs.new_job import Idempotency, NewJob, check
 from service.jobs.queries import UNFINISHED_SQL
 from service.jobs.ring import Bell
-from service.jobs.submit import Idempotency, IdempotencyKeyReused, NewJob, UniqueKeyTaken, check
-from service.jobs.types import JobType
-from service.statements import Row, Statement
-from service.transaction import execute_alone, to_jsonb, transaction
+from service.jobs.store import STORE, job_entry, record_entry, store_parameters
+from service.jobs.submit import IdempotencyKeyReused, UniqueKeyTaken
+from service.statements import Row
+from service.transaction import execute_alone, transaction
 
 BatchOutcome = Literal["created", "existing"]
 
@@ -49,116 +49,29 @@ def submit_batch(
     The jobs were found valid. Raises IdempotencyKeyReused, or UniqueKeyTaken when a job that chose to be refused meets
     an unfinished one; then nothing was stored. `replace` is not for batches.
     """
-    checked = [(job, check(job)) for job in jobs]
-    ids = [uuid7() for _ in jobs]
-    parameters = _parameters(tenant_id, checked, ids, idempotency, request_id, ring=bell.is_worth_trying)
-    if all(job.unique_key is None for job in jobs) and (rows := execute_alone(_STORE_ALL, parameters, name="submit")):
-        stored = {row["id"]: row for row in rows}
-        batch = Batch([BatchItem(job_id, stored[job_id]["state"], "created") for job_id in ids], is_replay=False)
+    ring = bell.is_worth_trying
+    entries = [
+        job_entry(tenant_id, job, check(job), ring=ring and position < RUNG_AT_ONCE, request_id=request_id)
+        for position, job in enumerate(jobs)
+    ]
+    ids = [entry["id"] for entry in entries]
+    records = [record_entry(idempotency, entries, is_batch=True)] if idempotency else []
+    parameters = store_parameters(entries, records, kept_hours=idempotency.kept_hours if idempotency else 0)
+    rows: Sequence[Row]
+    if all(job.unique_key is None for job in jobs) and (rows := execute_alone(STORE, parameters, name="submit")):
+        states = {row["id"]: row["state"] for row in rows}
+        batch = Batch([BatchItem(job_id, states[job_id], "created") for job_id in ids], is_replay=False)
     else:
         with transaction("submit") as session:
-            rows = list(session.execute(_STORE_ALL.text, parameters).mappings())
+            rows = session.execute(STORE.text, parameters).mappings().all()
             batch = _resolve(session, tenant_id, jobs, ids, rows=rows, idempotency=idempotency)
-    bell.ring_all([row for row in rows if row["rung_at"] is not None])
+    rung = {row["id"] for row in rows if row["rung_at"] is not None}
+    bell.ring_all([entry for entry in entries if entry["id"] in rung])
     return batch
 
 
-# The arrays are read side by side, so that the number of parameters does not grow with the batch. The idempotency
-# record comes first, as for a single job. What an unfinished job's unique key stands against is left out, and looked up
-# afterwards in the same transaction.
-_STORE_ALL = Statement(
-    f"""
-    WITH idempotency AS (
-        INSERT INTO idempotency_keys AS known (tenant_id, key, fingerprint, job_id, job_ids)
-        SELECT :tenant_id, CAST(:key AS text), :fingerprint, :first_id, CAST(:ids AS uuid[])
-         WHERE CAST(:key AS text) IS NOT NULL
-        ON CONFLICT (tenant_id, key) DO UPDATE
-           SET fingerprint = excluded.fingerprint, job_id = excluded.job_id, job_ids = excluded.job_ids,
-               created_at = clock_timestamp()
-         WHERE known.created_at < clock_timestamp() - make_interval(hours => :kept_hours)
-        RETURNING 1
-    ), open_queues AS (
-        SELECT queue FROM unnest(CAST(:queue_names AS text[])) AS queue
-         WHERE COALESCE((SELECT ring_directly FROM queue_states WHERE name = queue), true)
-           AND NOT EXISTS (SELECT FROM dispatch_rules
-                            WHERE num_nonnulls(paused_at, max_running, rate_count) > 0
-                              AND kind = 'queue' AND name = queue)
-    ), held_types AS (
-        SELECT name FROM dispatch_rules
-         WHERE num_nonnulls(paused_at, max_running, rate_count) > 0 AND kind = 'type'
-    ), sent AS (
-        SELECT sent.*, now, COALESCE(sent.at, now + make_interval(secs => sent.delay), now) AS run_at
-          FROM unnest(CAST(:ids AS uuid[]), CAST(:types AS text[]), CAST(:queues AS text[]), CAST(:priorities AS int[]),
-                      CAST(:args AS text[]), CAST(:tags AS text[]), CAST(:metadata AS text[]),
-                      CAST(:unique_keys AS text[]), CAST(:concurrency_keys AS text[]), CAST(:max_attempts AS int[]),
-                      CAST(:timeouts AS int[]), CAST(:run_ats AS timestamptz[]), CAST(:delays AS float8[]),
-                      CAST(:expires_ats AS timestamptz[]), CAST(:rings AS bool[]))
-               WITH ORDINALITY
-               AS sent (id, type, queue, priority, args, tags, metadata, unique_key, concurrency_key, max_attempts,
-                        timeout_seconds, at, delay, expires_at, ring, position),
-               (SELECT clock_timestamp() AS now) AS clock
-         WHERE CAST(:key AS text) IS NULL OR EXISTS (SELECT FROM idempotency)
-    ), job AS (
-        INSERT INTO jobs (id, tenant_id, type, queue, state, priority, args, tags, metadata, unique_key,
-                          concurrency_key, max_attempts, timeout_seconds, created_at, run_at, expires_at, request_id,
-                          rung_at)
-        SELECT id, :tenant_id, type, queue, CASE WHEN run_at > now THEN 'scheduled' ELSE 'queued' END, priority,
-               CAST(args AS jsonb), ARRAY(SELECT jsonb_array_elements_text(CAST(tags AS jsonb))),
-               CAST(metadata AS jsonb), unique_key, concurrency_key, max_attempts, timeout_seconds, now,
-               run_at, expires_at, :request_id,
-               CASE WHEN ring AND run_at <= now AND position <= :window AND queue IN (SELECT queue FROM open_queues)
-                     AND type NOT IN (SELECT name FROM held_types) THEN now END
-          FROM sent ORDER BY position
-        ON CONFLICT (tenant_id, type, unique_key) WHERE unique_key IS NOT NULL AND state IN ({UNFINISHED_SQL})
-        DO NOTHING
-        RETURNING id, type, queue, state, timeout_seconds, created_at, rung_at
-    ), event AS (
-        INSERT INTO job_events (job_id, seq, tenant_id, at, state, name)
-        SELECT id, 1, :tenant_id, created_at, state, state FROM job
-    )
-    SELECT * FROM job
-    """  # noqa: S608 - only constants of ours are put in
-)
-
 RUNG_AT_ONCE = 500
 """Most jobs of one batch that are rung with it; the dispatcher rings the rest as the window has room."""
-
-
-def _parameters(
-    tenant_id: UUID,
-    checked: Sequence[tuple[NewJob, JobType]],
-    ids: list[UUID],
-    idempotency: Idempotency | None,
-    request_id: str | None,
-    *,
-    ring: bool,
-) -> dict[str, Any]:
-    queues = [job.queue or job_type.queue.value for job, job_type in checked]
-    return {
-        "tenant_id": tenant_id,
-        "key": idempotency.key if idempotency else None,
-        "fingerprint": idempotency.fingerprint if idempotency else None,
-        "kept_hours": idempotency.kept_hours if idempotency else 0,
-        "request_id": request_id,
-        "window": RUNG_AT_ONCE,
-        "first_id": ids[0],
-        "ids": ids,
-        "types": [job_type.name for _, job_type in checked],
-        "queues": queues,
-        "queue_names": sorted(set(queues)),
-        "priorities": [job.priority for job, _ in checked],
-        "args": [to_jsonb(job.args) for job, _ in checked],
-        "tags": [to_jsonb(job.tags) for job, _ in checked],
-        "metadata": [to_jsonb(job.metadata) for job, _ in checked],
-        "unique_keys": [job.unique_key for job, _ in checked],
-        "concurrency_keys": [job.concurrency_key for job, _ in checked],
-        "max_attempts": [job.max_attempts or job_type.max_attempts for job, job_type in checked],
-        "timeouts": [job.timeout or job_type.timeout_seconds for job, job_type in checked],
-        "run_ats": [job.run_at for job, _ in checked],
-        "delays": [job.delay for job, _ in checked],
-        "expires_ats": [job.expires_at for job, _ in checked],
-        "rings": [ring and job.concurrency_key is None and not job_type.is_limited for job, job_type in checked],
-    }
 
 
 _KNOWN = text("SELECT fingerprint, job_id, job_ids FROM idempotency_keys WHERE tenant_id = :tenant_id AND key = :key")

@@ -12,8 +12,8 @@ from service.http.idempotency import idempotency_of_request
 from service.http.identity import principal, requires
 from service.http.problems import Problem, pointers
 from service.jobs.batch import BatchItem, submit_batch
+from service.jobs.new_job import InvalidJob, NewJob, check
 from service.jobs.schemas import BatchSchema, NewBatchSchema, NewJobSchema
-from service.jobs.submit import InvalidJob, NewJob, check
 
 blp = StrictBlueprint("batch", __name__, url_prefix="/api/v1", description="Many jobs in one call")
 
@@ -58,13 +58,16 @@ class JobBatch(MethodView):
             current_app.extensions["bell"],
             principal().tenant_id,
             jobs,
-            idempotency=idempotency_of_request(body),
+            idempotency=idempotency_of_request(lambda: body),
             request_id=g.request_id,
         )
         stored = iter(batch.items)
         items = [_stored(next(stored)) if isinstance(item, NewJob) else _refused(item) for item in checked]
         headers = {"Idempotent-Replayed": "true"} if batch.is_replay else {}
-        return {"items": items}, 207 if faults else 202, headers
+        answer = current_app.json.response({"items": items})  # a schema has nothing to add, and takes its time
+        answer.status_code = 207 if faults else 202
+        answer.headers.update(headers)
+        return answer
 
 
 _schema = NewJobSchema()
@@ -73,7 +76,7 @@ _schema = NewJobSchema()
 def _checked(index: int, raw: Any) -> NewJob | list[dict[str, str]]:
     """The job, or its faults with pointers into the batch."""
     try:
-        new = NewJob(**(raw if _is_plain(raw) else _schema.load(raw)))
+        new = NewJob(**_schema.load(raw))
         if new.on_conflict == "replace":
             raise InvalidJob({"on_conflict": ["A batch replaces nothing; submit this job alone."]})
         check(new)
@@ -82,13 +85,6 @@ def _checked(index: int, raw: Any) -> NewJob | list[dict[str, str]]:
     except InvalidJob as error:
         return list(pointers(error.errors, f"/jobs/{index}"))
     return new
-
-
-def _is_plain(raw: Any) -> bool:
-    """Type and arguments and nothing else, as most jobs of large batches are: there is nothing for a schema to do."""
-    return (
-        type(raw) is dict and raw.keys() == {"type", "args"} and type(raw["type"]) is str and type(raw["args"]) is dict
-    )
 
 
 def _stored(item: BatchItem) -> dict[str, Any]:

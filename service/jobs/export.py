@@ -10,9 +10,8 @@ import orjson
 from flask import Response, stream_with_context
 from werkzeug.datastructures import MIMEAccept
 
-from service.jobs.presentation import present
+from service.jobs.presentation import describe
 from service.jobs.queries import JobFilter, list_jobs
-from service.jobs.schemas import JobSchema
 from service.transaction import reading
 
 ExportFormat = Literal["text/csv", "application/x-ndjson"]
@@ -55,12 +54,11 @@ def export_jobs(tenant_id: UUID, wanted: JobFilter, kind: ExportFormat, *, befor
 
 
 def _all_jobs(tenant_id: UUID, wanted: JobFilter, before: UUID | None) -> Iterator[dict[str, Any]]:
-    schema = JobSchema(exclude=("waiting_for", "links"))
     while True:
         with reading() as session:
             page = list_jobs(session, tenant_id, wanted, before=before, limit=PAGE)
         for job in page:
-            yield schema.dump(present(job))
+            yield describe(job)
         if len(page) < PAGE:
             return
         before = page[-1]["id"]

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from service.http.identity import principal
+from service.http.identity import caller_to_confirm, confirmed, principal
 from service.http.problems import not_found
 from service.jobs.queries import look_at_job
 from service.statements import Row
@@ -21,4 +21,14 @@ def owned_job(path_part: str) -> Row:
     job = look_at_job(principal().tenant_id, job_id_from(path_part))
     if job is None:
         raise not_found()
+    return job
+
+
+def owned_job_of_known_key(path_part: str) -> Row:
+    """The same for views that confirm the caller's key: one statement looks at both."""
+    caller = caller_to_confirm()
+    job = look_at_job(caller.tenant_id, job_id_from(path_part), key_id=caller.key_id)
+    if job is None:
+        raise not_found()
+    confirmed()
     return job

@@ -3,34 +3,77 @@
 import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
-from flask import url_for
+from flask import request, url_for
 
+from service.jobs.new_job import NewJob
 from service.jobs.queries import waiting_facts
+from service.jobs.schemas import moment
 from service.jobs.states import CELERY_STATE, FINAL, State
-from service.jobs.submit import NewJob
 from service.jobs.types import JobType, registry
 
 
-def present(job: Mapping[Any, Any], *, waiting_for: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What `JobSchema` dumps."""
-    state = State(job["state"])
-    shown = dict(job)
-    shown["celery_state"] = CELERY_STATE[state]
-    shown["waiting_for"] = waiting_for
-    shown["progress"] = None
+def describe(job: Mapping[Any, Any]) -> dict[str, Any]:
+    """The job as `JobSchema` describes it, ready for JSON; without what only an answer of the API has.
+
+    By hand, because marshmallow takes as long for it as all the rest of an answer; a test holds them equal.
+    """
+    progress = error = None
     if job["progress_percent"] is not None:
-        shown["progress"] = {"percent": job["progress_percent"], "message": job["progress_message"]}
-    job_id = job["id"]
-    shown["links"] = {
-        "self": url_for("jobs.Job", job_id=job_id),
-        "result": url_for("jobs_history.JobResult", job_id=job_id),
-        "events": url_for("jobs_history.JobEvents", job_id=job_id),
-        "attempts": url_for("jobs_history.JobAttempts", job_id=job_id),
-        "artifacts": url_for("artifacts.JobArtifacts", job_id=job_id),
+        progress = {"percent": job["progress_percent"], "message": job["progress_message"]}
+    if job["error"] is not None:
+        error = {name: job["error"][name] for name in ("type", "message", "attempt") if name in job["error"]}
+    return {
+        "id": job["id"],
+        "type": job["type"],
+        "state": job["state"],
+        "queue": job["queue"],
+        "priority": job["priority"],
+        "args": job["args"],
+        "tags": job["tags"],
+        "metadata": job["metadata"],
+        "unique_key": job["unique_key"],
+        "concurrency_key": job["concurrency_key"],
+        "attempt": job["attempt"],
+        "max_attempts": job["max_attempts"],
+        "timeout": job["timeout_seconds"],
+        "created_at": moment(job["created_at"]),
+        "run_at": moment(job["run_at"]),
+        "started_at": moment(job["started_at"]),
+        "finished_at": moment(job["finished_at"]),
+        "expires_at": moment(job["expires_at"]),
+        "cancel_requested_at": moment(job["cancel_requested_at"]),
+        "progress": progress,
+        "result": job["result"],
+        "error": error,
+        "celery_state": CELERY_STATE[State(job["state"])],
+        "origin_id": job["origin_id"],
+        "schedule_id": job["schedule_id"],
     }
-    return shown
+
+
+def present(job: Mapping[Any, Any], *, waiting_for: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The job as the API answers it, ready for JSON: with what it waits for, and where to go from here."""
+    job_id = str(job["id"])
+    links = {name: link.replace(_MARK, job_id) for name, link in _links(request.script_root).items()}
+    return {**describe(job), "waiting_for": waiting_for, "links": links}
+
+
+_MARK = "JOB-ID"
+
+
+@lru_cache(maxsize=16)
+def _links(script_root: str) -> dict[str, str]:  # noqa: ARG001 - what url_for puts in front
+    """The links of a job whose id is the mark; made once, because making one costs as much as finding a route."""
+    return {
+        "self": url_for("jobs.Job", job_id=_MARK),
+        "result": url_for("jobs_history.JobResult", job_id=_MARK),
+        "events": url_for("jobs_history.JobEvents", job_id=_MARK),
+        "attempts": url_for("jobs_history.JobAttempts", job_id=_MARK),
+        "artifacts": url_for("artifacts.JobArtifacts", job_id=_MARK),
+    }
 
 
 def etag_of(job: Mapping[Any, Any]) -> str:
@@ -97,7 +140,7 @@ def _held_back(job: Mapping[Any, Any], now: Mapping[Any, Any]) -> dict[str, Any]
 def _reason(
     reason: str, detail: str, *, ahead: int | None = None, estimated_start: datetime | None = None
 ) -> dict[str, Any]:
-    return {"reason": reason, "detail": detail, "ahead": ahead, "estimated_start": estimated_start}
+    return {"reason": reason, "detail": detail, "ahead": ahead, "estimated_start": moment(estimated_start)}
 
 
 def preview(new: NewJob, job_type: JobType) -> dict[str, Any]:

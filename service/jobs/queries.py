@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import RowMapping, text
 from sqlalchemy.orm import Session
 
+from service.accounts.keys import KEY_IS_GOOD
 from service.jobs.states import FINAL, IDLE, UNFINISHED, State
 from service.statements import Row, Statement
 from service.transaction import execute_alone
@@ -33,9 +34,19 @@ FINAL_SQL = _listed(FINAL)
 _FIND = Statement(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = :id AND tenant_id = :tenant_id")  # noqa: S608
 
 
-def look_at_job(tenant_id: UUID, job_id: UUID) -> Row | None:
-    """The tenant's job, or None: there is none of that id, or it is another tenant's."""
-    rows = execute_alone(_FIND, {"id": job_id, "tenant_id": tenant_id})
+_FIND_BY_KEY = Statement(
+    f"SELECT {JOB_COLUMNS} FROM jobs, (SELECT CAST(:key_id AS uuid) AS key_id) AS asked "  # noqa: S608
+    f"WHERE id = :id AND tenant_id = :tenant_id AND {KEY_IS_GOOD}"
+)
+
+
+def look_at_job(tenant_id: UUID, job_id: UUID, *, key_id: UUID | None = None) -> Row | None:
+    """The tenant's job, or None: there is none of that id, or it is another tenant's.
+
+    With `key_id` also where that API key is not good any more.
+    """
+    parameters = {"id": job_id, "tenant_id": tenant_id, "key_id": key_id}
+    rows = execute_alone(_FIND if key_id is None else _FIND_BY_KEY, parameters)
     return rows[0] if rows else None
 
 

@@ -6,10 +6,10 @@ from uuid import UUID
 from sqlalchemy import RowMapping
 
 from service.jobs.cancel import JobNotFound
+from service.jobs.new_job import Idempotency, NewJob
 from service.jobs.queries import find_job
-from service.jobs.ring import Bell
 from service.jobs.states import FINAL, State
-from service.jobs.submit import Idempotency, NewJob, Submitted, submit
+from service.jobs.submit import Intake, Submitted
 from service.transaction import reading
 
 
@@ -21,7 +21,7 @@ class JobNotFinal(Exception):
 
 
 def resubmit(
-    bell: Bell,
+    intake: Intake,
     tenant_id: UUID,
     job_id: UUID,
     *,
@@ -51,4 +51,4 @@ def resubmit(
         metadata=old["metadata"],
         origin_id=old["id"],
     )
-    return submit(bell, tenant_id, new, idempotency=idempotency, request_id=request_id)
+    return intake.submit(tenant_id, new, idempotency=idempotency, request_id=request_id)

@@ -12,6 +12,11 @@ from service.queues import Queue
 MAX_DELAY_SECONDS = 366 * 24 * 3600
 
 
+def moment(value: datetime | None) -> str | None:
+    """A timestamp as RFC 3339 in UTC, to the microsecond."""
+    return None if value is None else value.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+
+
 class Moment(fields.AwareDateTime):
     """A timestamp, RFC 3339, in UTC on the way out. Refuses one that is in no year from 1 to 9999 of UTC."""
 
@@ -26,9 +31,7 @@ class Moment(fields.AwareDateTime):
             raise self.make_error("invalid", input=value, obj_type=self.OBJ_TYPE) from None
 
     def _serialize(self, value: datetime | None, attr: str | None, obj: Any, **kwargs: Any) -> Any:
-        if value is None:
-            return None
-        return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        return moment(value)
 
 
 class StrictSchema(Schema):
@@ -67,6 +70,17 @@ class NewJobSchema(StrictSchema):
     tags = fields.List(fields.String(validate=validate.Length(1, 100)), validate=validate.Length(max=20))
     metadata = fields.Dict(keys=fields.String(), metadata={"description": "any JSON of yours, handed back as it is"})
 
+    def load(self, data: Any, **kwargs: Any) -> Any:
+        """As marshmallow's, which has nothing to do for a type and arguments alone: what most clients send."""
+        if (
+            type(data) is dict
+            and data.keys() == {"type", "args"}
+            and type(data["type"]) is str
+            and type(data["args"]) is dict
+        ):
+            return data.copy()
+        return super().load(data, **kwargs)
+
     @validates_schema
     def _one_time(self, data: dict[str, Any], **_: Any) -> None:
         if "run_at" in data and "delay" in data:
@@ -97,7 +111,21 @@ class BatchSchema(Schema):
     items = fields.List(fields.Nested(BatchItemSchema))
 
 
-class SubmitQuery(StrictSchema):
+class QuerySchema(StrictSchema):
+    """A request's query, which most requests come without."""
+
+    def load(self, data: Any, **kwargs: Any) -> Any:
+        """As marshmallow's; for an empty query its answer of the first time."""
+        if data:
+            return super().load(data, **kwargs)
+        if self._of_nothing is None:
+            self._of_nothing = super().load({}, **kwargs)
+        return dict(self._of_nothing)
+
+    _of_nothing: dict[str, Any] | None = None
+
+
+class SubmitQuery(QuerySchema):
     """How to submit."""
 
     validate_only = fields.Boolean(
@@ -173,7 +201,7 @@ class JobSchema(Schema):
     links = fields.Nested(JobLinksSchema)
 
 
-class WaitQuery(StrictSchema):
+class WaitQuery(QuerySchema):
     """Whether to hold the answer."""
 
     wait = fields.Float(
@@ -184,7 +212,7 @@ class WaitQuery(StrictSchema):
     )
 
 
-class JobListQuery(StrictSchema):
+class JobListQuery(QuerySchema):
     """Which jobs to list."""
 
     state = fields.List(fields.String(validate=validate.OneOf([state.value for state in State])))
@@ -242,7 +270,7 @@ class EventListSchema(Schema):
     items = fields.List(fields.Nested(EventSchema))
 
 
-class EventsQuery(StrictSchema):
+class EventsQuery(QuerySchema):
     """From where to read a job's history."""
 
     after = fields.Integer(load_default=0, validate=validate.Range(0, 2**31 - 1))

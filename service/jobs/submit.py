@@ -1,57 +1,25 @@
 """Accept a job: validate, store it with its idempotency record and first event in one statement, commit, ring."""
 
-import hashlib
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
-import orjson
-from marshmallow import ValidationError
+import psycopg
 from sqlalchemy import RowMapping, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from service.ids import uuid7
+from service.accounts.keys import require_good_key
+from service.group_commit import GroupCommit
 from service.jobs.cancel import CANCEL_IDLE
+from service.jobs.new_job import Idempotency, NewJob, check
 from service.jobs.queries import JOB_COLUMNS, UNFINISHED_SQL, find_job
 from service.jobs.ring import Bell
 from service.jobs.states import State
-from service.jobs.types import JobType, UnknownJobType, registry
-from service.statements import Row, Statement
-from service.transaction import execute_alone, to_jsonb, transaction
-
-OnConflict = Literal["use_existing", "reject", "replace"]
-
-
-@dataclass(frozen=True)
-class NewJob:
-    """What a client asks for; None means: as the job type says. Times in seconds."""
-
-    type: str
-    args: dict[str, Any]
-    queue: str | None = None
-    priority: int = 0
-    run_at: datetime | None = None
-    delay: float | None = None
-    expires_at: datetime | None = None
-    timeout: int | None = None
-    max_attempts: int | None = None
-    unique_key: str | None = None
-    concurrency_key: str | None = None
-    on_conflict: OnConflict = "use_existing"
-    tags: list[str] = field(default_factory=list)
-    metadata: dict[str, Any] = field(default_factory=dict)
-    origin_id: UUID | None = None
-    schedule_id: UUID | None = None
-
-
-@dataclass(frozen=True)
-class Idempotency:
-    """A client's key, the fingerprint of the request that it came with, and how long keys are kept, in hours."""
-
-    key: str
-    fingerprint: bytes
-    kept_hours: int
+from service.jobs.store import STORE, job_entry, record_entry, store_parameters, stored_job
+from service.jobs.types import JobType
+from service.statements import Row
+from service.transaction import execute_alone, transaction
 
 
 @dataclass(frozen=True)
@@ -60,14 +28,6 @@ class Submitted:
 
     job: Row
     outcome: Literal["created", "replayed", "existing"]
-
-
-class InvalidJob(Exception):
-    """The request names what does not exist or breaks the job type's schema. `errors` are shaped like the body."""
-
-    def __init__(self, errors: dict[str, Any]) -> None:
-        super().__init__("The job is not valid.")
-        self.errors = errors
 
 
 class IdempotencyKeyReused(Exception):
@@ -82,179 +42,134 @@ class UniqueKeyTaken(Exception):
         self.job_id = job_id
 
 
-def submit(
-    bell: Bell,
-    tenant_id: UUID,
-    new: NewJob,
-    *,
-    idempotency: Idempotency | None = None,
-    request_id: str | None = None,
-) -> Submitted:
-    """Store the job durably, then ring for it. What returns from here is kept.
+@dataclass(frozen=True)
+class _Submission:
+    """A job on its way into the database."""
 
-    Raises InvalidJob, IdempotencyKeyReused or UniqueKeyTaken, and then nothing was stored. A broker that is down is
-    no error: the dispatcher rings later.
-    """
-    job_type = check(new)
-    parameters = _parameters(
-        tenant_id, new, job_type, idempotency=idempotency, request_id=request_id, ring=bell.is_worth_trying
-    )
-    if new.unique_key is None and (rows := execute_alone(_STORE, parameters, name="submit")):
-        submitted = Submitted(rows[0], "created")  # nearly always: one round trip
-    else:
+    tenant_id: UUID
+    new: NewJob
+    entry: dict[str, Any]
+    idempotency: Idempotency | None
+
+    @classmethod
+    def make(
+        cls, tenant_id: UUID, new: NewJob, job_type: JobType, idempotency: Idempotency | None, **values: Any
+    ) -> "_Submission":
+        return cls(tenant_id, new, job_entry(tenant_id, new, job_type, **values), idempotency)
+
+
+class Intake:
+    """Where one API process takes its jobs in: those that come at the same moment share statement, commit and ring."""
+
+    def __init__(self, bell: Bell) -> None:
+        self.bell = bell
+        self._group: GroupCommit[_Submission, Row | None] = GroupCommit(self._store_together)
+
+    def submit(
+        self,
+        tenant_id: UUID,
+        new: NewJob,
+        *,
+        idempotency: Idempotency | None = None,
+        request_id: str | None = None,
+        key_id: UUID | None = None,
+    ) -> Submitted:
+        """Store the job durably, then ring for it. What returns from here is kept.
+
+        Raises InvalidJob, IdempotencyKeyReused or UniqueKeyTaken, and then nothing was stored; KeyRefused if the
+        job is submitted by a key that is not good any more. A broker that is down is no error: the dispatcher rings
+        later.
+        """
+        ring = self.bell.is_worth_trying
+        submission = _Submission.make(
+            tenant_id, new, check(new), idempotency, ring=ring, request_id=request_id, key_id=key_id
+        )
+        if new.unique_key is None and (stored := self._group.commit(submission)) is not None:
+            return Submitted(stored_job(submission.entry, stored), "created")  # nearly always: one round trip
         with transaction("submit") as session:
-            submitted = _store(session, tenant_id, new, parameters, idempotency)
-    if submitted.outcome == "created" and submitted.job["rung_at"] is not None:
-        bell.ring(submitted.job)  # only after the commit: a worker must never be faster than the row
-    return submitted
+            if key_id is not None:
+                require_good_key(session, key_id)
+            submitted = _store(session, submission)
+        if submitted.outcome == "created" and submitted.job["rung_at"] is not None:
+            self.bell.ring(submitted.job)  # only after the commit: a worker must never be faster than the row
+        return submitted
+
+    def _store_together(self, submissions: list[_Submission]) -> list[Row | None]:
+        """Store them in one statement, then ring. None for what must be looked at alone: a repeat, or a bad neighbour.
+
+        A repeat within the group is left out: one statement must not write a record twice.
+        """
+        records: dict[tuple[UUID, str], dict[str, Any]] = {}
+        entries = []
+        kept_hours = 0
+        for submission in submissions:
+            if (idempotency := submission.idempotency) is not None:
+                known = (submission.tenant_id, idempotency.key)
+                if known in records:
+                    continue
+                records[known] = record_entry(idempotency, [submission.entry])
+                kept_hours = idempotency.kept_hours
+            entries.append(submission.entry)
+        parameters = store_parameters(entries, list(records.values()), kept_hours=kept_hours)
+        try:
+            rows = execute_alone(STORE, parameters, name="submit")
+        except DBAPIError as error:
+            if len(submissions) > 1 and _was_refused(error):
+                return [None] * len(submissions)
+            raise
+        stored = {row["id"]: row for row in rows}
+        self.bell.ring_all([entry for entry in entries if (row := stored.get(entry["id"])) and row["rung_at"]])
+        return [stored.get(submission.entry["id"]) for submission in submissions]
 
 
-def check(new: NewJob) -> JobType:
-    """The job's type, once the request is found valid. Raises InvalidJob."""
-    try:
-        job_type = registry.get(new.type)
-    except UnknownJobType:
-        known = ", ".join(known.name for known in registry)
-        raise InvalidJob({"type": [f"There is no job type {new.type!r}. There are: {known}."]}) from None
-    try:
-        job_type.schema.load(new.args)
-    except ValidationError as error:
-        raise InvalidJob({"args": error.normalized_messages()}) from None
-    return job_type
+def _was_refused(error: DBAPIError) -> bool:
+    """Whether PostgreSQL itself said no, so that nothing was stored; otherwise nobody knows."""
+    return isinstance(error.orig, psycopg.Error) and bool(error.orig.sqlstate) and not error.connection_invalidated
 
 
-def fingerprint(*parts: Any) -> bytes:
-    """SHA-256 over the canonical JSON (sorted keys, no spaces) of what makes two requests the same."""
-    return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).digest()
+def store(session: Session, tenant_id: UUID, new: NewJob, job_type: JobType) -> Submitted:
+    """Write the job in the caller's transaction; the dispatcher rings it."""
+    return _store(session, _Submission.make(tenant_id, new, job_type, None, ring=False))
 
 
-# One statement, so that a process may die anywhere around it: either all three rows exist or none. The idempotency
-# record comes first because its primary key is what makes a concurrent repeat wait for this transaction and then lose.
-# The `WHERE` of its conflict clause lets a key be used anew once its time is over.
-_STORE = Statement(
-    f"""
-    WITH idempotency AS (
-        INSERT INTO idempotency_keys AS known (tenant_id, key, fingerprint, job_id)
-        SELECT :tenant_id, CAST(:key AS text), :fingerprint, :id WHERE CAST(:key AS text) IS NOT NULL
-        ON CONFLICT (tenant_id, key) DO UPDATE
-           SET fingerprint = excluded.fingerprint, job_id = excluded.job_id, created_at = clock_timestamp()
-         WHERE known.created_at < clock_timestamp() - make_interval(hours => :kept_hours)
-        RETURNING 1
-    ), moment AS (
-        SELECT now, COALESCE(CAST(:run_at AS timestamptz), now + make_interval(secs => :delay), now) AS run_at
-          FROM (SELECT clock_timestamp() AS now) AS clock
-    ), job AS (
-        INSERT INTO jobs (id, tenant_id, type, queue, state, priority, args, tags, metadata, unique_key,
-                          concurrency_key, max_attempts, timeout_seconds, created_at,
-                          run_at, expires_at, origin_id, schedule_id, request_id, rung_at)
-        SELECT :id, :tenant_id, :type, :queue,
-               CASE WHEN run_at > now THEN 'scheduled' ELSE 'queued' END,
-               :priority, CAST(:args AS jsonb), CAST(:tags AS text[]), CAST(:metadata AS jsonb), :unique_key,
-               CAST(:concurrency_key AS text), :max_attempts, :timeout_seconds, now,
-               run_at, :expires_at, :origin_id, :schedule_id, :request_id,
-               CASE WHEN :ring AND run_at <= now
-                     AND COALESCE((SELECT ring_directly FROM queue_states WHERE name = :queue), true)
-                     AND NOT EXISTS (SELECT FROM dispatch_rules
-                                      WHERE num_nonnulls(paused_at, max_running, rate_count) > 0
-                                        AND (kind = 'queue' AND name = :queue OR kind = 'type' AND name = :type))
-                    THEN now END
-          FROM moment
-         WHERE CAST(:key AS text) IS NULL OR EXISTS (SELECT FROM idempotency)
-        ON CONFLICT (tenant_id, type, unique_key) WHERE unique_key IS NOT NULL AND state IN ({UNFINISHED_SQL})
-        DO NOTHING
-        RETURNING {JOB_COLUMNS}, rung_at
-    ), event AS (
-        INSERT INTO job_events (job_id, seq, tenant_id, at, state, name)
-        SELECT id, 1, :tenant_id, created_at, state, state FROM job
-    )
-    SELECT * FROM job
-    """  # noqa: S608 - only constants of ours are put in
-)
-
-
-def store(
-    session: Session,
-    tenant_id: UUID,
-    new: NewJob,
-    job_type: JobType,
-    *,
-    idempotency: Idempotency | None = None,
-    request_id: str | None = None,
-    ring: bool = False,
-) -> Submitted:
-    """Write the job in the caller's transaction. With `ring` it is marked as rung if its queue has no backlog."""
-    parameters = _parameters(tenant_id, new, job_type, idempotency=idempotency, request_id=request_id, ring=ring)
-    return _store(session, tenant_id, new, parameters, idempotency)
-
-
-def _parameters(
-    tenant_id: UUID,
-    new: NewJob,
-    job_type: JobType,
-    *,
-    idempotency: Idempotency | None,
-    request_id: str | None,
-    ring: bool,
-) -> dict[str, Any]:
-    return {
-        "id": uuid7(),
-        "tenant_id": tenant_id,
-        "key": idempotency.key if idempotency else None,
-        "fingerprint": idempotency.fingerprint if idempotency else None,
-        "kept_hours": idempotency.kept_hours if idempotency else 0,
-        "type": job_type.name,
-        "queue": new.queue or job_type.queue.value,
-        "priority": new.priority,
-        "args": to_jsonb(new.args),
-        "tags": new.tags,
-        "metadata": to_jsonb(new.metadata),
-        "unique_key": new.unique_key,
-        "concurrency_key": new.concurrency_key,
-        "max_attempts": new.max_attempts or job_type.max_attempts,
-        "timeout_seconds": new.timeout or job_type.timeout_seconds,
-        "run_at": new.run_at,
-        "delay": new.delay,
-        "expires_at": new.expires_at,
-        "origin_id": new.origin_id,
-        "schedule_id": new.schedule_id,
-        "request_id": request_id,
-        # What is limited is rung by the dispatcher, which counts.
-        "ring": ring and new.concurrency_key is None and not job_type.is_limited,
-    }
-
-
-def _store(
-    session: Session, tenant_id: UUID, new: NewJob, parameters: dict[str, Any], idempotency: Idempotency | None
-) -> Submitted:
-    job = session.execute(_STORE.text, parameters).mappings().first()
-    if job is not None:
-        return Submitted(job, "created")
-    if idempotency is not None and (first := _first_answer(session, tenant_id, idempotency, parameters["id"])):
+def _store(session: Session, submission: _Submission) -> Submitted:
+    idempotency = submission.idempotency
+    if (stored := _execute(session, submission, idempotency)) is not None:
+        return Submitted(stored, "created")
+    if idempotency is not None and (first := _first_answer(session, submission, idempotency)):
         return Submitted(first, "replayed")
-    return _resolve_unique_key(session, tenant_id, new, parameters)
+    return _resolve_unique_key(session, submission)
 
 
-def _first_answer(session: Session, tenant_id: UUID, idempotency: Idempotency, own_id: UUID) -> RowMapping | None:
+def _execute(session: Session, submission: _Submission, idempotency: Idempotency | None) -> Row | None:
+    entry = {**submission.entry, "record_id": None}
+    records = [record_entry(idempotency, [entry])] if idempotency else []
+    parameters = store_parameters([entry], records, kept_hours=idempotency.kept_hours if idempotency else 0)
+    stored = session.execute(STORE.text, parameters).mappings().first()
+    return None if stored is None else stored_job(entry, stored)
+
+
+def _first_answer(session: Session, submission: _Submission, idempotency: Idempotency) -> RowMapping | None:
     """The job that answered this key first; None where the key is ours and something else stood in the way."""
+    key = {"tenant_id": submission.tenant_id, "key": idempotency.key}
     known = session.execute(
-        text("SELECT fingerprint, job_id FROM idempotency_keys WHERE tenant_id = :tenant_id AND key = :key"),
-        {"tenant_id": tenant_id, "key": idempotency.key},
+        text("SELECT fingerprint, job_id FROM idempotency_keys WHERE tenant_id = :tenant_id AND key = :key"), key
     ).one()
-    if known.job_id == own_id:
+    if known.job_id == submission.entry["id"]:
         return None
     if bytes(known.fingerprint) != idempotency.fingerprint:
         raise IdempotencyKeyReused
     # A write, so that the answer waits for a synchronous standby: the first answer may have been a 503 because that
     # wait was broken off, and this one says 2xx.
     session.execute(
-        text("UPDATE idempotency_keys SET job_id = job_id WHERE tenant_id = :tenant_id AND key = :key"),
-        {"tenant_id": tenant_id, "key": idempotency.key},
+        text("UPDATE idempotency_keys SET job_id = job_id WHERE tenant_id = :tenant_id AND key = :key"), key
     )
-    return find_job(session, tenant_id, known.job_id)
+    return find_job(session, submission.tenant_id, known.job_id)
 
 
-def _resolve_unique_key(session: Session, tenant_id: UUID, new: NewJob, parameters: dict[str, Any]) -> Submitted:
+def _resolve_unique_key(session: Session, submission: _Submission) -> Submitted:
     """An unfinished job holds the unique key: use it, refuse, or cancel it and take its place."""
+    tenant_id, new = submission.tenant_id, submission.new
     holder = (
         session.execute(
             text(
@@ -264,15 +179,16 @@ def _resolve_unique_key(session: Session, tenant_id: UUID, new: NewJob, paramete
                FOR UPDATE
             """  # noqa: S608
             ),
-            parameters,
+            {"tenant_id": tenant_id, "type": new.type, "unique_key": new.unique_key},
         )
         .mappings()
         .first()
     )
     if holder is not None and new.on_conflict == "use_existing":
+        key = submission.idempotency.key if submission.idempotency else None
         session.execute(
             text("UPDATE idempotency_keys SET job_id = :job_id WHERE tenant_id = :tenant_id AND key = :key"),
-            {**parameters, "job_id": holder["id"]},
+            {"tenant_id": tenant_id, "key": key, "job_id": holder["id"]},
         )
         return Submitted(holder, "existing")
     if holder is not None and (new.on_conflict == "reject" or holder["state"] == State.RUNNING):
@@ -280,7 +196,7 @@ def _resolve_unique_key(session: Session, tenant_id: UUID, new: NewJob, paramete
     if holder is not None:
         session.execute(CANCEL_IDLE, {"id": holder["id"], "tenant_id": tenant_id})
     # The holder is out of the way (replaced here, or it ended a moment ago): the key's record is written already.
-    job = session.execute(_STORE.text, {**parameters, "key": None}).mappings().first()
+    job = _execute(session, submission, None)
     if job is None:
-        raise UniqueKeyTaken(parameters["id"])
+        raise UniqueKeyTaken(submission.entry["id"])
     return Submitted(job, "created")

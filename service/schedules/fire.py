@@ -8,7 +8,8 @@ from uuid import UUID
 from sqlalchemy import RowMapping, text
 from sqlalchemy.orm import Session
 
-from service.jobs.submit import InvalidJob, NewJob, check, store
+from service.jobs.new_job import InvalidJob, NewJob, check
+from service.jobs.submit import store
 from service.schedules.slots import due_slots, slots_after
 from service.transaction import transaction
 

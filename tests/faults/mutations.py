@@ -52,6 +52,7 @@ def guards(name: str) -> tuple[str, ...]:
 
 EXECUTION = "service/jobs/execution.py"
 SUBMIT = "service/jobs/submit.py"
+STORE = "service/jobs/store.py"
 
 MUTATIONS = (
     Mutation(
@@ -183,22 +184,31 @@ MUTATIONS = (
     ),
     Mutation(
         "no job without its idempotency record",
-        SUBMIT,
-        "WHERE CAST(:key AS text) IS NULL OR EXISTS (SELECT FROM idempotency)",
+        STORE,
+        " AND (record_id IS NULL OR record_id IN (SELECT job_id FROM record))",
         "",
         ("tests/faults/test_submissions.py::test_a_hundred_parallel_requests_with_one_key_make_one_job",),
     ),
     Mutation(
         "the idempotency record is part of the job's own transaction",
         SUBMIT,
-        "    if new.unique_key is None and (rows := ",
-        "    if idempotency is not None:\n"
-        "        with transaction() as session:\n"
-        "            session.execute(\n"
-        '                text("INSERT INTO idempotency_keys VALUES (:tenant_id, :key, :fingerprint, :id)"\n'
-        '                     " ON CONFLICT DO NOTHING"), parameters)\n'
-        "    if new.unique_key is None and (rows := ",
+        "        if new.unique_key is None and (stored := ",
+        "        if idempotency is not None:\n"
+        "            values = {'tenant_id': tenant_id, 'key': idempotency.key, 'id': submission.entry['id'],\n"
+        "                      'fingerprint': idempotency.fingerprint}\n"
+        "            with transaction() as session:\n"
+        "                session.execute(\n"
+        '                    text("INSERT INTO idempotency_keys VALUES (:tenant_id, :key, :fingerprint, :id)"\n'
+        '                         " ON CONFLICT DO NOTHING"), values)\n'
+        "        if new.unique_key is None and (stored := ",
         ("tests/faults/test_submissions.py::test_a_failing_api_leaves_only_ambiguity_that_a_repeat_resolves[dies-1]",),
+    ),
+    Mutation(
+        "a revoked API key is refused by the statement that stores",
+        "service/accounts/keys.py",
+        "WHERE api_keys.id = key_id AND revoked_at IS NULL\n",
+        "WHERE api_keys.id = key_id\n",
+        ("tests/integration/test_known_keys.py::test_a_key_that_was_revoked_a_moment_ago_is_refused",),
     ),
     Mutation(
         "a key belongs to the request that it came with",
@@ -210,11 +220,8 @@ MUTATIONS = (
     Mutation(
         "a job is rung after its commit",
         SUBMIT,
-        "    if new.unique_key is None and (rows := ",
-        "    bell.ring(parameters)\n"
-        "    parameters = {**parameters}\n"
-        "    bell = type('Silent', (), {'ring': lambda self, job: True})()\n"
-        "    if new.unique_key is None and (rows := ",
+        '            rows = execute_alone(STORE, parameters, name="submit")\n',
+        '            self.bell.ring_all(entries)\n            rows = execute_alone(STORE, parameters, name="submit")\n',
         ("tests/faults/test_submissions.py::test_a_job_is_rung_after_its_commit_however_long_that_takes",),
     ),
     Mutation(

@@ -10,9 +10,10 @@ from sqlalchemy import text
 from service.jobs.cancel import cancel
 from service.jobs.dispatch import promote
 from service.jobs.execution import Claim, ClaimLost, claim, fail, give_back, renew, succeed
+from service.jobs.new_job import NewJob, check
 from service.jobs.rescue import expire, rescue
 from service.jobs.states import State
-from service.jobs.submit import NewJob, check, store
+from service.jobs.submit import store
 from service.transaction import reading, transaction
 from tests.faults.model import Answer, ModelJob, Operation
 

@@ -15,8 +15,9 @@ from service.jobs.dispatch import Dispatcher
 from service.jobs.execution import Claim, claim, succeed
 from service.jobs.lanes import _NEXT
 from service.jobs.limits import Limits
+from service.jobs.new_job import NewJob, check
 from service.jobs.ring import Bell
-from service.jobs.submit import NewJob, check, store
+from service.jobs.submit import store
 from service.jobs.types import registry
 from service.queues import Queue
 from service.transaction import reading, transaction

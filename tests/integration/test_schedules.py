@@ -12,7 +12,7 @@ from sqlalchemy import RowMapping, text
 from beat.timetable import TIMETABLE
 from service.clock_lease import acquire_clock, release_clock
 from service.ids import uuid7
-from service.jobs.submit import NewJob, check
+from service.jobs.new_job import NewJob, check
 from service.schedules.builtin import add_builtin_schedules
 from service.schedules.fire import fire_due
 from service.transaction import reading, transaction

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
+from service.jobs.schemas import JobSchema
 from service.jobs.types import registry
 from tests.support.apps import app_with
 from tests.support.attempts import finish
@@ -153,3 +154,29 @@ def test_nobody_has_heard_of_a_job_that_was_refused(app: Flask, client: KeyClien
     assert response.status_code == 422
     assert response.get_json()["errors"] == [{"pointer": "/delay", "message": "Give run_at or delay, not both."}]
     assert count_jobs(app) == 0
+
+
+def test_the_answer_to_a_submission_is_what_a_look_at_the_job_shows(client: KeyClient) -> None:
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    submitted = client.submit(
+        args={"value": {"b": 1.5, "a": [None, True, "é"], "large": 2**62}},
+        tags=["x", "y"],
+        metadata={"any": {"b": 1, "a": 2}},
+        run_at=soon.isoformat(),
+        expires_at=(soon + timedelta(days=1)).isoformat(),
+        concurrency_key="one",
+    )
+
+    looked_at = client.job(submitted["id"])
+
+    assert submitted | {"waiting_for": None} == looked_at | {"waiting_for": None}
+
+
+def test_answers_are_what_their_schema_would_make_of_them(app: Flask, client: KeyClient) -> None:
+    ended = client.submit(args={"value": 1})["id"]
+    finish(app, ended)
+    waiting = client.submit(delay=3600)["id"]
+
+    for shown in (client.job(ended), client.job(waiting)):
+        assert JobSchema().dump(JobSchema().load(shown) | {"timeout_seconds": shown["timeout"]}) == shown
+        assert shown.keys() == JobSchema().fields.keys()

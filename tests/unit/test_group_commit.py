@@ -1,0 +1,58 @@
+"""Group commit: who waits for whom, and what becomes of errors."""
+
+import threading
+
+import pytest
+
+from service.group_commit import GroupCommit
+from tests.support.threads import at_once, in_background
+from tests.support.waiting import wait_for
+
+
+def test_whoever_comes_alone_is_committed_at_once() -> None:
+    group = GroupCommit[int, int](lambda items: [item * 2 for item in items])
+
+    assert [group.commit(1), group.commit(2)] == [2, 4]
+
+
+def test_everybody_gets_the_outcome_of_the_own_item_and_never_two_commits_run() -> None:
+    running = threading.Semaphore(1)
+    groups: list[int] = []
+
+    def commit(items: list[int]) -> list[int]:
+        assert running.acquire(blocking=False)
+        groups.append(len(items))
+        running.release()
+        return [item * 2 for item in items]
+
+    group = GroupCommit[int, int](commit, at_most=5)
+
+    outcomes = at_once([lambda number=number: group.commit(number) for number in range(40)])  # type: ignore[misc]
+
+    assert outcomes == [number * 2 for number in range(40)]
+    assert sum(groups) == 40
+    assert max(groups) <= 5
+
+
+def test_an_error_is_raised_to_its_group_and_the_next_group_is_committed() -> None:
+    may_end, groups = threading.Event(), []
+
+    def commit(items: list[str]) -> list[str]:
+        groups.append(items)
+        assert may_end.wait(30)
+        if "bad" in items:
+            raise ValueError("bad")
+        return items
+
+    group = GroupCommit[str, str](commit)
+
+    def bad() -> None:
+        with pytest.raises(ValueError, match="bad"):
+            group.commit("bad")
+
+    with in_background(bad):
+        wait_for(lambda: groups)
+        with in_background(lambda: group.commit("good")):
+            may_end.set()
+
+    assert groups == [["bad"], ["good"]]

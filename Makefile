@@ -78,6 +78,10 @@ bench-full: .venv/bench.stamp ## The same at length and with 1,000,000 jobs; wri
 	$(BIN)/python -m tests.performance.run --full $(ARGS)
 	$(BIN)/python -m tests.performance.report
 
+.PHONY: million
+million: .venv/bench.stamp ## One tenant's 1,000,000 jobs, and how long another tenant's single jobs wait beside them
+	$(BIN)/python -m tests.performance.million $(ARGS)
+
 .PHONY: format
 format: .venv/dev.stamp ## Put the code into the house's form
 	$(BIN)/ruff check --fix-only --quiet .

@@ -58,6 +58,11 @@ class Millrace:
         made = json.loads(_run([*roles.MILLRACE, "key", "create", "--tenant", "bench", "--json"], environment))
         return cls(name, folder, database_url, environment, made["key"], UUID(made["tenant_id"]))
 
+    def make_key(self, tenant: str) -> str:
+        """A key of another tenant."""
+        made = json.loads(_run([*roles.MILLRACE, "key", "create", "--tenant", tenant, "--json"], self.environment))
+        return str(made["key"])
+
     @contextmanager
     def running(self, *parts: str) -> Iterator["Processes"]:
         """The processes of these parts (`api`, `workers`, `beat`), ready; stopped at the end of the block."""

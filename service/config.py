@@ -202,6 +202,10 @@ def _flask_sqlalchemy(config: Mapping[str, Any], role: Role) -> dict[str, Any]:
             "statement_timeout": milliseconds("DATABASE_STATEMENT_TIMEOUT"),
             "lock_timeout": milliseconds("DATABASE_LOCK_TIMEOUT"),
             "idle_in_transaction_session_timeout": 60_000,
+            # A plan that is made while a table is tiny reads it whole, and prepared statements and foreign keys keep
+            # it: in the first burst of a young installation each job would then cost as much as all before it.
+            "enable_seqscan": "off",  # where there is an index
+            "jit": "off",  # for statements of milliseconds, compiling is most of the time
             "application_name": f"millrace-{role}",
         }.items()
     )

@@ -22,6 +22,8 @@ class Statement:
 
     def __init__(self, sql: str) -> None:
         self._sql = sql
+        self.columns: list[str] = []
+        """The names of its result's columns, from the first time that it ran: to ask psycopg costs as much as a row."""
 
     @cached_property
     def text(self) -> TextClause:

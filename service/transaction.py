@@ -65,8 +65,12 @@ def _execute(connection: psycopg.Connection[Any], statement: Statement, paramete
         connection.autocommit = True  # and it stays so until a transaction begins on it: a switch is not free
     with psycopg.RawCursor(connection) as cursor:
         cursor.execute(statement.numbered, statement.values(parameters))
-        names = [column.name for column in cursor.description or ()]
-        return [dict(zip(names, row, strict=True)) for row in cursor]
+        if cursor.pgresult is None or not (fields := cursor.pgresult.nfields):
+            return []
+        if len(statement.columns) != fields:
+            statement.columns = [column.name for column in cursor.description or ()]
+        names = statement.columns
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
 def _as_sqlalchemys(

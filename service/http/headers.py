@@ -9,19 +9,25 @@ DOCS_POLICY = (
 )
 
 
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+_API_HEADERS = {**_HEADERS, "Content-Security-Policy": API_POLICY, "Cache-Control": "no-store"}
+_DOCS_HEADERS = {**_HEADERS, "Content-Security-Policy": DOCS_POLICY}
+
+
 def add_security_headers(app: Flask) -> None:
     """Nothing may frame, sniff or cache what we answer, unless the view said otherwise."""
 
     @app.after_request
     def _secure(response: Response) -> Response:
         is_docs = request.blueprint == "api-docs" or request.endpoint == "static"
-        headers = response.headers
-        headers.setdefault("Content-Security-Policy", DOCS_POLICY if is_docs else API_POLICY)
-        headers.setdefault("X-Content-Type-Options", "nosniff")
-        headers.setdefault("Referrer-Policy", "same-origin")
-        headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
+        said = {name.lower() for name, _ in response.headers}
+        for name, value in (_DOCS_HEADERS if is_docs else _API_HEADERS).items():
+            if name.lower() not in said:
+                response.headers.add(name, value)
         if request.is_secure:
-            headers.setdefault("Strict-Transport-Security", "max-age=31536000")
-        if not is_docs:
-            headers.setdefault("Cache-Control", "no-store")
+            response.headers.setdefault("Strict-Transport-Security", "max-age=31536000")
         return response

@@ -6,12 +6,24 @@ This is the seam for further kinds of credentials: each is one more function fro
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from flask import Flask, Response, current_app, g, request
+from flask import Flask, Request, Response, current_app, g, request
+from flask.sessions import SessionInterface, SessionMixin
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.accounts.keys import KnownKeys, Principal, verify_key
 from service.accounts.scopes import Scope
 from service.http.problems import Problem, problem_response
+
+
+class NoSession(SessionInterface):
+    """API keys are the only credential: a cookie is not even read."""
+
+    def open_session(self, app: Flask, request: Request) -> None:
+        """None, ever."""
+
+    def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
+        """Nothing, and never called."""
+
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -74,6 +86,7 @@ def confirmed() -> None:
 
 def guard_requests(app: Flask) -> None:
     """Check every request that matched a route before its view runs, and no answer leaves for an unconfirmed key."""
+    app.session_interface = NoSession()
 
     @app.before_request
     def _authorize() -> None:

@@ -11,7 +11,11 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from sqlalchemy import text
 
+from service.ids import uuid7
+from service.statements import Statement
+from service.transaction import execute_alone, transaction
 from tests.support.attempts import finish
 from tests.support.client import KeyClient
 from tests.support.costs import CostCounter, Costs
@@ -109,6 +113,19 @@ def test_cancelling_a_queued_job(client: KeyClient, costs_of: Measure) -> None:
     assert spent == Costs(statements=2, begins=1, database_round_trips=4, redis_round_trips=0)
 
 
+def test_what_is_planned_while_tables_are_tiny_reads_no_table_whole(app: Flask, client: KeyClient) -> None:
+    client.submit()
+    with app.app_context(), transaction() as session:
+        session.execute(text("ANALYZE jobs"))
+
+    with app.app_context(), transaction() as session:
+        plan = session.execute(text("EXPLAIN SELECT state FROM jobs WHERE id = :id"), {"id": uuid7()}).scalars().all()
+    alone = [row["enable_seqscan"] for row in in_app(app, lambda: execute_alone(Statement("SHOW enable_seqscan"), {}))]
+
+    assert "pk_jobs" in plan[0]
+    assert alone == ["off"]
+
+
 def submit_with_key(client: KeyClient, key: str) -> None:
     response = client.post("/jobs", json={"type": "test.echo"}, headers={"Idempotency-Key": key})
     assert response.status_code == 202, response.text
@@ -122,3 +139,8 @@ def page_of(client: KeyClient, rows: int) -> None:
 def cancelled(client: KeyClient, job_id: str) -> None:
     response = client.post(f"/jobs/{job_id}/cancel")
     assert response.status_code == 200, response.text
+
+
+def in_app(app: Flask, act: Callable[[], Any]) -> Any:
+    with app.app_context():
+        return act()

@@ -122,7 +122,7 @@ def test_what_is_planned_while_tables_are_tiny_reads_no_table_whole(app: Flask, 
         plan = session.execute(text("EXPLAIN SELECT state FROM jobs WHERE id = :id"), {"id": uuid7()}).scalars().all()
     alone = [row["enable_seqscan"] for row in in_app(app, lambda: execute_alone(Statement("SHOW enable_seqscan"), {}))]
 
-    assert "pk_jobs" in plan[0]
+    assert plan[0].startswith("Index Scan")
     assert alone == ["off"]
 
 

@@ -17,7 +17,8 @@ def api(*, bind: str, workers: int, graceful_seconds: int, heartbeat_folder: str
     """
     return (
         *(sys.executable, "-m", "gunicorn", "--worker-class=gevent", f"--workers={workers}", f"--bind={bind}"),
-        *(f"--graceful-timeout={graceful_seconds}", "--no-control-socket", "--access-logfile=-"),
+        *(f"--graceful-timeout={graceful_seconds}", "--no-control-socket"),
+        *("--access-logfile=-", "--logger-class=service.http.access_log.AccessLogger"),
         *((f"--worker-tmp-dir={heartbeat_folder}",) if heartbeat_folder else ()),
         "service.app:create_app()",
     )

@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -45,12 +45,20 @@ MODELS = (accounts_models, artifacts_models, jobs_models, schedules_models)
 BLUEPRINTS = (jobs_api.blp, batch_api.blp, history_api.blp, artifacts_api.blp, catalogue_api.blp, integrity_api.blp)
 
 
+class Service(Flask):
+    """Flask, not asking a dozen times in each request whether a function is asynchronous: none is."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """The function itself."""
+        return func
+
+
 def create_app(config: Mapping[str, Any] | None = None, *, role: Role = "api") -> Flask:
     """The service for one role, with the given settings on top of the environment's. Raises BadSetting.
 
     Nothing is shared between two apps of one process but the registry of job types, and the failpoints of tests.
     """
-    app = Flask("millrace", root_path=str(SERVICE_FOLDER), static_folder=None)
+    app = Service("millrace", root_path=str(SERVICE_FOLDER), static_folder=None)
     load_config(app, role, config)
     if not app.testing:
         configure_logging(style=app.config["LOG_FORMAT"], level=app.config["LOG_LEVEL"])

@@ -135,6 +135,8 @@ class StrictParser(FlaskParser):
 
     def load_querystring(self, req: Request, schema: Any) -> Any:
         """The query's parameters. Raises Problem 422 for a NUL character: no column can hold one."""
+        if not req.query_string:
+            return {}
         for name, value in req.args.items(multi=True):
             if "\0" in name or "\0" in value:
                 faults = list(pointers({name.replace("\0", ""): ["A NUL character cannot be searched for."]}))

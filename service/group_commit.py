@@ -14,6 +14,10 @@ Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 
+class LeaderEnded(Exception):
+    """Whoever committed for the group was ended meanwhile: nobody knows what became of the commit."""
+
+
 class _Place(Generic[Item, Outcome]):
     """A caller in the line."""
 
@@ -31,7 +35,7 @@ class _Place(Generic[Item, Outcome]):
 class GroupCommit(Generic[Item, Outcome]):
     """Calls `commit` with the items of several callers, never twice at a time; one outcome per item, in order.
 
-    What `commit` raises is raised to all callers of its group.
+    What `commit` raises is raised to all callers of its group; LeaderEnded where only its own caller was meant.
     """
 
     def __init__(self, commit: Callable[[list[Item]], Sequence[Outcome]], *, at_most: int = 100) -> None:
@@ -81,7 +85,7 @@ class GroupCommit(Generic[Item, Outcome]):
                 place.outcome = outcome
         except BaseException as error:  # noqa: BLE001 - each caller raises it
             for place in group:
-                place.error = error
+                place.error = error if place is own or isinstance(error, Exception) else LeaderEnded()
         with self._lock:
             successor = self._appoint()
         if successor is not None:

@@ -14,6 +14,7 @@ from werkzeug.exceptions import HTTPException, InternalServerError, RequestEntit
 from werkzeug.wrappers import Response as BaseResponse
 
 from service.artifacts.storage import FileTooLarge
+from service.group_commit import LeaderEnded
 from service.jobs.cancel import JobNotFound
 from service.jobs.new_job import InvalidJob
 from service.jobs.submit import IdempotencyKeyReused, UniqueKeyTaken
@@ -106,6 +107,7 @@ def register_error_handlers(app: Flask) -> None:
     app.register_error_handler(BadCursor, _bad_cursor)
     app.register_error_handler(SQLAlchemyError, _database_error)
     app.register_error_handler(CommitUnsure, _commit_unsure)
+    app.register_error_handler(LeaderEnded, _commit_unsure)
     app.register_error_handler(InternalServerError, _crash)
 
 
@@ -206,8 +208,8 @@ def _database_error(error: SQLAlchemyError) -> Response:
     raise error
 
 
-def _commit_unsure(error: CommitUnsure) -> Response:
-    log.error("a commit was not confirmed by the standby: %s", error)
+def _commit_unsure(error: CommitUnsure | LeaderEnded) -> Response:
+    log.error("a commit was not confirmed: %s %s", type(error).__name__, error)
     detail = "What you sent may not be safe yet. Repeat the request, with the same Idempotency-Key."
     return problem_response(Problem(503, "unavailable", detail, headers={"Retry-After": "2"}))
 

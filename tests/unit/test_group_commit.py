@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from service.group_commit import GroupCommit
+from service.group_commit import GroupCommit, LeaderEnded
 from tests.support.threads import at_once, in_background
 from tests.support.waiting import wait_for
 
@@ -56,3 +56,39 @@ def test_an_error_is_raised_to_its_group_and_the_next_group_is_committed() -> No
             may_end.set()
 
     assert groups == [["bad"], ["good"]]
+
+
+def test_a_leader_that_is_ended_leaves_its_group_an_error_and_the_line_a_leader() -> None:
+    may_end, groups = threading.Event(), []
+
+    def commit(items: list[str]) -> list[str]:
+        groups.append(items)
+        assert may_end.wait(30)
+        if "ended" in items:
+            raise SystemExit
+        return items
+
+    group = GroupCommit[str, str](commit)
+    outcomes: list[str] = []
+
+    def ended() -> None:
+        with pytest.raises(SystemExit):
+            group.commit("ended")
+
+    def follower() -> None:
+        try:
+            outcomes.append(group.commit("follower"))
+        except LeaderEnded:
+            outcomes.append("nobody knows")
+
+    with in_background(lambda: group.commit("first")):
+        wait_for(lambda: groups)
+        with in_background(ended):
+            wait_for(lambda: len(group._line) == 1)
+            with in_background(follower):
+                wait_for(lambda: len(group._line) == 2)
+                may_end.set()
+
+    assert groups == [["first"], ["ended", "follower"]]
+    assert outcomes == ["nobody knows"]
+    assert group.commit("afterwards") == "afterwards"

@@ -32,6 +32,7 @@ from service.http.request_ids import give_request_ids
 from service.jobs import api as jobs_api
 from service.jobs import batch_api, catalogue_api, history_api, integrity_api
 from service.jobs import models as jobs_models
+from service.jobs.queries import JobReader
 from service.jobs.ring import Bell
 from service.jobs.submit import Intake
 from service.jobs.waiting import WaitingRoom
@@ -70,6 +71,7 @@ def create_app(config: Mapping[str, Any] | None = None, *, role: Role = "api") -
     celery_init_app(app)
     app.extensions["bell"] = Bell(app.extensions["celery"], hard_timeout_grace=app.config["HARD_TIMEOUT_GRACE"])
     app.extensions["intake"] = Intake(app.extensions["bell"])
+    app.extensions["job_reader"] = JobReader()
     app.extensions["known_keys"] = KnownKeys()
     app.extensions["waiting_room"] = WaitingRoom(app)
     if role in {"api", "cli"}:

@@ -1,7 +1,8 @@
 """Group commit: what arrives while a commit is under way waits for it, and is committed together in the next one.
 
 Nobody waits for a timer: whoever comes to an idle group commits at once, alone. Under load the groups grow by
-themselves, and one statement, one commit and one wait for the disk serve many callers.
+themselves, and one statement, one commit and one wait for the disk serve many callers. It serves reads as well, which
+have no commit and share the statement.
 """
 
 import threading

@@ -2,9 +2,11 @@
 
 from uuid import UUID
 
+from flask import current_app
+
 from service.http.identity import caller_to_confirm, confirmed, principal
 from service.http.problems import not_found
-from service.jobs.queries import look_at_job
+from service.jobs.queries import JobReader, look_at_job
 from service.statements import Row
 
 
@@ -27,7 +29,8 @@ def owned_job(path_part: str) -> Row:
 def owned_job_of_known_key(path_part: str) -> Row:
     """The same for views that confirm the caller's key: one statement looks at both."""
     caller = caller_to_confirm()
-    job = look_at_job(caller.tenant_id, job_id_from(path_part), key_id=caller.key_id)
+    reader: JobReader = current_app.extensions["job_reader"]
+    job = reader.look(caller.tenant_id, job_id_from(path_part), key_id=caller.key_id)
     if job is None:
         raise not_found()
     confirmed()

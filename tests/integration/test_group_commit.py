@@ -112,3 +112,20 @@ def test_two_groups_with_the_same_keys_do_not_wait_for_each_other_in_a_circle(ap
     assert Counter(outcomes) == {"created": 6, "replayed": 6}
     with app.app_context(), transaction() as session:
         assert session.execute(text("SELECT count(*) FROM jobs")).scalar_one() == 6
+
+
+def test_looks_of_one_moment_share_a_statement_and_no_tenant_sees_anothers_job(app: Flask, client: KeyClient) -> None:
+    neighbour = KeyClient(app, "the neighbour")
+    ours = [client.submit(args={"value": number})["id"] for number in range(3)]
+    theirs = [neighbour.submit(args={"value": 100 + number})["id"] for number in range(3)]
+    asked = [(who, job_id) for who in (client, neighbour) for job_id in (*ours, *theirs, ours[0])]
+    arm("look.before_commit=sleep:0.5,times=1")
+    try:
+        answers = at_once([partial(who.get, f"/jobs/{job_id}") for who, job_id in asked])
+    finally:
+        arm("")
+
+    for (who, job_id), answer in zip(asked, answers, strict=True):
+        belongs = job_id in (ours if who is client else theirs)
+        assert answer.status_code == (200 if belongs else 404), answer.text
+        assert not belongs or answer.get_json()["id"] == job_id

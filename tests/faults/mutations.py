@@ -201,7 +201,7 @@ MUTATIONS = (
         '                    text("INSERT INTO idempotency_keys VALUES (:tenant_id, :key, :fingerprint, :id)"\n'
         '                         " ON CONFLICT DO NOTHING"), values)\n'
         "        if new.unique_key is None and (stored := ",
-        ("tests/faults/test_submissions.py::test_a_failing_api_leaves_only_ambiguity_that_a_repeat_resolves[dies-1]",),
+        guards("test_a_submission_that_failed_is_one_job_however_often_it_is_repeated"),
     ),
     Mutation(
         "a revoked API key is refused by the statement that stores",
@@ -221,7 +221,9 @@ MUTATIONS = (
         "a job is rung after its commit",
         SUBMIT,
         '            rows = execute_alone(STORE, parameters, name="submit")\n',
-        '            self.bell.ring_all(entries)\n            rows = execute_alone(STORE, parameters, name="submit")\n',
+        "            self.bell.ring_all(entries)\n"
+        "            self.bell.ring_all = lambda jobs: len(jobs)\n"
+        '            rows = execute_alone(STORE, parameters, name="submit")\n',
         ("tests/faults/test_submissions.py::test_a_job_is_rung_after_its_commit_however_long_that_takes",),
     ),
     Mutation(
@@ -288,7 +290,7 @@ def attempt(mutation: Mutation, tree: Path) -> tuple[bool, str]:
         path.write_text(original)
     if done.returncode != TESTS_FAILED:
         return False, f"no test (pytest's exit code was {done.returncode})"
-    failed = re.findall(r"^(?:FAILED|ERROR) tests/faults/(\S+?::\w+(?:\[[^]]*\])?)", done.stdout, re.MULTILINE)
+    failed = re.findall(r"^(?:FAILED|ERROR) tests/(?:faults/)?(\S+?::\w+(?:\[[^]]*\])?)", done.stdout, re.MULTILINE)
     said = re.findall(r"^E +(.+)", done.stdout, re.MULTILINE)
     return True, f"{', '.join(failed)}\n          {said[0][:150] if said else ''}"
 

@@ -128,6 +128,17 @@ def test_a_key_that_comes_back_with_another_request_is_refused(app: Flask, clien
     assert count_jobs(app) == 1
 
 
+def test_a_submission_that_failed_is_one_job_however_often_it_is_repeated(app: Flask, client: KeyClient) -> None:
+    request = {"json": {"type": "test.echo"}, "headers": {"Idempotency-Key": "order-1"}}
+    arm("submit.before_commit=raise,times=1")
+
+    answers = [client.post("/jobs", **request) for _ in range(4)]
+
+    assert [answer.status_code for answer in answers] == [503, 202, 202, 202]
+    assert len({answer.get_json()["id"] for answer in answers[1:]}) == 1
+    assert count_jobs(app) == 1
+
+
 def test_a_unique_key_is_held_by_an_unfinished_job_and_by_no_other(app: Flask, client: KeyClient) -> None:
     job = {"type": "test.echo", "unique_key": "invoice-42", "on_conflict": "reject"}
     first = client.post("/jobs", json=job)

@@ -15,6 +15,7 @@ import urllib3
 from deploy.local.servers import free_port
 from tests.smoke.api import Api
 from tests.smoke.job_types import package_files
+from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.smoke, pytest.mark.timeout(420), pytest.mark.xdist_group("compose")]
 
@@ -91,8 +92,12 @@ def test_a_job_through_the_proxy_is_seen_in_flower(compose: Compose, api: Api) -
     assert api.wait_for_state(job, "succeeded")["result"] == 1
     login = urllib3.make_headers(basic_auth=(compose.secrets / "flower_login").read_text().strip())
     with urllib3.PoolManager() as http:
-        seen = http.request("GET", f"{compose.url}/flower/api/task/info/{job}", headers=login)
-    assert (seen.status, seen.json()["name"]) == (200, "smoke.nap")
+
+        def shown() -> Any:  # events go out in bundles, a moment later
+            seen = http.request("GET", f"{compose.url}/flower/api/task/info/{job}", headers=login)
+            return seen.json() if seen.status == 200 else None
+
+        assert wait_for(shown, what="the job in Flower")["name"] == "smoke.nap"
 
 
 def test_the_proxy_hides_metrics_and_keeps_flower_behind_its_password(compose: Compose, api: Api) -> None:

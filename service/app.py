@@ -83,8 +83,8 @@ def add_http(app: Flask) -> None:
     """The HTTP side. The order of the request hooks is their order here."""
     app.json = FastJSONProvider(app)
     give_request_ids(app)
+    add_security_headers(app)  # after an answer hooks run backwards: the guard may replace it, and this completes it
     guard_requests(app)
-    add_security_headers(app)
     app.register_blueprint(health.blp)
     if app.config["DOCS_ENABLED"]:
         app.register_blueprint(docs.blp)

@@ -116,7 +116,8 @@ class JobTask(FlaskTask):
     def _end_well(self, app: Flask, job: Row, held: Claim, result: Any, context: JobContext) -> Row | None:
         """Finish. None: it is done in a moment, together with others, while the next job that waits here runs."""
         process = process_of(app)
-        nothing_else = not context.artifacts and not context.effects
+        # What dies with a neighbour before its commit costs an attempt: at most the first, and never the last.
+        nothing_else = not context.artifacts and not context.effects and job["attempt"] == 1 < job["max_attempts"]
         if nothing_else and job_is_waiting() and process.finisher.hand_over(held, to_jsonb(result), _log_fields(job)):
             return None
         return _persist(

@@ -19,6 +19,8 @@ class JSONResponse(Response):
 
     def get_wsgi_headers(self, environ: dict[str, Any]) -> Headers:
         """The headers, with the length of the body."""
+        if self.status_code in {204, 304}:  # these have no body, and no length
+            return super().get_wsgi_headers(environ)
         self.headers["Content-Length"] = str(len(self.get_data()))
         return self.headers
 

@@ -99,11 +99,10 @@ def _resolve(
     """Answer a repeat with the first answer, and jobs that were left out with the ones that hold their unique keys."""
     if idempotency is not None:
         parameters = {"tenant_id": tenant_id, "key": idempotency.key}
-        known = session.execute(_KNOWN, parameters).mappings().one()
+        known = session.execute(_KNOWN, parameters).mappings().one()  # new or old
         if known["job_id"] != ids[0]:
             if bytes(known["fingerprint"]) != idempotency.fingerprint or known["job_ids"] is None:
                 raise IdempotencyKeyReused
-            session.execute(_REMEMBER, {**parameters, "ids": known["job_ids"]})  # a write: see `submit`
             return _replay(session, tenant_id, known["job_ids"])
     items = _with_holders(session, tenant_id, jobs, ids, {row["id"]: row["state"] for row in rows})
     if idempotency is not None:

@@ -16,8 +16,9 @@ from service.statements import Row, Statement
 # One statement, so that a process may die anywhere around it: either all rows exist or none. The idempotency record
 # comes first because its primary key is what makes a concurrent repeat wait for this transaction and then lose; in the
 # order of the keys, so that two groups of submissions cannot wait for each other in a circle. The `WHERE` of its
-# conflict clause lets a key be used anew once its time is over. What an unfinished job's unique key stands against is
-# left out, and looked up afterwards.
+# conflict clause lets a key be used anew once its time is over. `patience` bounds that wait and those that follow; it
+# is set before the first of them, because the rows are sorted before any is written. What an unfinished job's unique
+# key stands against is left out, and looked up afterwards.
 #
 # The jobs come as one JSON text: an array per column would cost the client more than PostgreSQL takes to store them.
 STORE = Statement(
@@ -28,6 +29,7 @@ STORE = Statement(
           FROM jsonb_to_recordset(CAST(:records AS jsonb))
                AS sent (tenant_id uuid, key_id uuid, key text, fingerprint text, job_id uuid, job_ids uuid[])
          WHERE {KEY_IS_GOOD}
+           AND set_config('lock_timeout', COALESCE(:patience, current_setting('lock_timeout')), true) <> ''
          ORDER BY tenant_id, key
         ON CONFLICT (tenant_id, key) DO UPDATE
            SET fingerprint = excluded.fingerprint, job_id = excluded.job_id, job_ids = excluded.job_ids,
@@ -57,7 +59,7 @@ STORE = Statement(
                      AND type NOT IN (SELECT name FROM dispatch_rules
                                        WHERE kind = 'type' AND num_nonnulls(paused_at, max_running, rate_count) > 0)
                     THEN now END
-          FROM sent ORDER BY unique_key, id
+          FROM sent ORDER BY type, unique_key, id
         ON CONFLICT (tenant_id, type, unique_key) WHERE unique_key IS NOT NULL AND state IN ({UNFINISHED_SQL})
         DO NOTHING
         RETURNING id, tenant_id, state, created_at, run_at, rung_at
@@ -125,10 +127,15 @@ def record_entry(idempotency: Idempotency, jobs: Sequence[dict[str, Any]], *, is
 
 
 def store_parameters(
-    jobs: Sequence[dict[str, Any]], records: Sequence[dict[str, Any]], *, kept_hours: int
+    jobs: Sequence[dict[str, Any]],
+    records: Sequence[dict[str, Any]],
+    *,
+    kept_hours: int,
+    patience_seconds: float | None = None,
 ) -> dict[str, Any]:
-    """What `STORE` is executed with."""
+    """What `STORE` is executed with. `patience_seconds` may shorten the time for which it waits for a lock."""
     return {
+        "patience": None if patience_seconds is None else f"{patience_seconds * 1000:.0f}ms",
         "jobs": orjson.dumps(jobs).decode(),
         "records": orjson.dumps(records).decode(),
         "kept_hours": kept_hours,

@@ -1,15 +1,17 @@
 """Accept a job: validate, store it with its idempotency record and first event in one statement, commit, ring."""
 
+import time
 from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
 import psycopg
+from psycopg.errors import LockNotAvailable
 from sqlalchemy import RowMapping, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from service.accounts.keys import require_good_key
+from service.accounts.keys import KeyRefused, require_good_key
 from service.group_commit import GroupCommit
 from service.jobs.cancel import CANCEL_IDLE
 from service.jobs.new_job import Idempotency, NewJob, check
@@ -58,12 +60,19 @@ class _Submission:
         return cls(tenant_id, new, job_entry(tenant_id, new, job_type, **values), idempotency)
 
 
+MOST_TOGETHER = 32
+"""Enough for the disk; each may bring a body of some megabytes."""
+
+PATIENCE_SECONDS = 0.1
+"""How long a group waits for one of its idempotency keys, which another submission under way may hold for long."""
+
+
 class Intake:
     """Where one API process takes its jobs in: those that come at the same moment share statement, commit and ring."""
 
     def __init__(self, bell: Bell) -> None:
         self.bell = bell
-        self._group: GroupCommit[_Submission, Row | None] = GroupCommit(self._store_together)
+        self._group: GroupCommit[_Submission, Row | None] = GroupCommit(self._store_together, at_most=MOST_TOGETHER)
 
     def submit(
         self,
@@ -97,7 +106,8 @@ class Intake:
     def _store_together(self, submissions: list[_Submission]) -> list[Row | None]:
         """Store them in one statement, then ring. None for what must be looked at alone: a repeat, or a bad neighbour.
 
-        A repeat within the group is left out: one statement must not write a record twice.
+        A repeat within the group is left out: one statement must not write a record twice. Nor does a group wait for a
+        key that another transaction holds: whoever came next would wait behind it.
         """
         records: dict[tuple[UUID, str], dict[str, Any]] = {}
         entries = []
@@ -110,21 +120,28 @@ class Intake:
                 records[known] = record_entry(idempotency, [submission.entry])
                 kept_hours = idempotency.kept_hours
             entries.append(submission.entry)
-        parameters = store_parameters(entries, list(records.values()), kept_hours=kept_hours)
+        parameters = store_parameters(
+            entries, list(records.values()), kept_hours=kept_hours, patience_seconds=PATIENCE_SECONDS
+        )
+        began = time.monotonic()
         try:
             rows = execute_alone(STORE, parameters, name="submit")
         except DBAPIError as error:
-            if len(submissions) > 1 and _was_refused(error):
-                return [None] * len(submissions)
-            raise
+            if not _may_fare_better_alone(error, members=len(submissions), seconds=time.monotonic() - began):
+                raise
+            return [None] * len(submissions)
         stored = {row["id"]: row for row in rows}
         self.bell.ring_all([entry for entry in entries if (row := stored.get(entry["id"])) and row["rung_at"]])
         return [stored.get(submission.entry["id"]) for submission in submissions]
 
 
-def _was_refused(error: DBAPIError) -> bool:
-    """Whether PostgreSQL itself said no, so that nothing was stored; otherwise nobody knows."""
-    return isinstance(error.orig, psycopg.Error) and bool(error.orig.sqlstate) and not error.connection_invalidated
+def _may_fare_better_alone(error: DBAPIError, *, members: int, seconds: float) -> bool:
+    """Whether PostgreSQL itself said no, so that nothing was stored, for a reason that may not be everybody's."""
+    if error.connection_invalidated or not isinstance(error.orig, psycopg.Error) or not error.orig.sqlstate:
+        return False
+    if isinstance(error.orig, LockNotAvailable):
+        return seconds < 10 * PATIENCE_SECONDS  # a key was held; after so long it was a table, and will be again
+    return members > 1
 
 
 def store(session: Session, tenant_id: UUID, new: NewJob, job_type: JobType) -> Submitted:
@@ -154,16 +171,15 @@ def _first_answer(session: Session, submission: _Submission, idempotency: Idempo
     key = {"tenant_id": submission.tenant_id, "key": idempotency.key}
     known = session.execute(
         text("SELECT fingerprint, job_id FROM idempotency_keys WHERE tenant_id = :tenant_id AND key = :key"), key
-    ).one()
+    ).one_or_none()
+    if known is None:  # no record, new or old: the API key was revoked a moment ago
+        raise KeyRefused
     if known.job_id == submission.entry["id"]:
         return None
     if bytes(known.fingerprint) != idempotency.fingerprint:
         raise IdempotencyKeyReused
-    # A write, so that the answer waits for a synchronous standby: the first answer may have been a 503 because that
-    # wait was broken off, and this one says 2xx.
-    session.execute(
-        text("UPDATE idempotency_keys SET job_id = job_id WHERE tenant_id = :tenant_id AND key = :key"), key
-    )
+    # The first answer may have been a 503, because the wait for a synchronous standby was broken off, and this one says
+    # 2xx: its commit waits for the standby as well, for `STORE` has locked the record.
     return find_job(session, submission.tenant_id, known.job_id)
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -94,6 +95,32 @@ def test_a_commit_that_nobody_knows_of_is_known_to_nobody_of_its_group(app: Flas
 
     assert at_once([lost] * 6) == ["unsure"] * 6
     assert count_jobs(app) == 6
+
+
+def test_a_key_that_another_transaction_holds_delays_its_own_submission_only(
+    app: Flask, client: KeyClient, submit: Submit
+) -> None:
+    held = Idempotency("held", b"the same", 72)
+    with ThreadPoolExecutor() as threads:
+        with app.app_context(), transaction() as session:
+            session.execute(
+                text(
+                    "INSERT INTO idempotency_keys (tenant_id, key, fingerprint, job_id)"
+                    " VALUES (:tenant_id, :key, :fingerprint, gen_random_uuid())"
+                ),
+                {"tenant_id": client.key.tenant_id, "key": held.key, "fingerprint": held.fingerprint},
+            )
+            repeat = threads.submit(submit, held.key)
+            others = [threads.submit(submit, f"another-{number}") for number in range(6)]
+            outcomes = [other.result().outcome for other in others]
+            was_waiting = not repeat.done()
+            session.rollback()
+        outcome = repeat.result().outcome
+
+    assert was_waiting
+    assert outcomes == ["created"] * 6
+    assert outcome == "created"
+    assert count_jobs(app) == 7
 
 
 def test_two_groups_with_the_same_keys_do_not_wait_for_each_other_in_a_circle(app: Flask, client: KeyClient) -> None:

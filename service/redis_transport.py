@@ -34,6 +34,8 @@ class CheckedMessage(VirtualMessage):
         shapes = ((self.delivery_tag, str), (self.delivery_info, dict), (self.properties, dict), (self.headers, dict))
         if not all(isinstance(value, kind) for value, kind in shapes) or self.content_type != "application/json":
             raise ValueError("not a message of ours")
+        if not all(isinstance(self.delivery_info.get(name), str) for name in ("exchange", "routing_key")):
+            raise ValueError("not a message that could be given back")
         orjson.loads(self.body)
 
 

@@ -129,6 +129,7 @@ class Nemesis:
         empty = "W1tdLCB7fSwge31d"  # base64 of [[], {}, {}]
         # What pickle would read as: call os.system with this command.
         pickled = base64.b64encode(f"cos\nsystem\n(S'touch {self.stack.folder / PICKLE_MARK}'\ntR.".encode()).decode()
+        nowhere = {**properties, "delivery_tag": str(uuid4()), "delivery_info": {}}  # could not be given back
         forged = [
             message(pickled, "application/x-python-serialize"),
             message(empty, task="os.system"),
@@ -139,6 +140,9 @@ class Nemesis:
             message("!!!", task="test.echo"),
             orjson.dumps({"body": empty}),
             orjson.dumps({"body": empty, "headers": {}, "properties": properties, "content-type": "application/json"}),
+            orjson.dumps(
+                {"body": empty, "headers": header, "properties": nowhere, "content-type": "application/json"}
+            ),
             orjson.dumps({"properties": {}}),
             orjson.dumps([1, 2, 3]),
             b'{"body": "W1tdLCB7fSwg',

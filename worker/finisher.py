@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from service.direct_connection import DirectConnection
 from service.failpoints import failpoint
@@ -51,17 +51,25 @@ class Finisher:
         return self._seconds.get(job_type, SHORT_SECONDS + 1) <= SHORT_SECONDS
 
     def hand_over(self, claim: Claim, result: str, log_fields: Mapping[str, Any]) -> bool:
-        """Have a success written soon; `result` is JSON text. False: too much waits already, write it yourself."""
+        """Have a success written soon; `result` is JSON text. False: that cannot be now, write it yourself."""
         with self._changed:
-            if len(self._handed_over) >= MOST_AT_ONCE:
+            if len(self._handed_over) >= MOST_AT_ONCE or not self._has_thread():
                 return False
             self._handed_over[claim] = (result, log_fields)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="finisher", daemon=True)
-                self._thread.start()
-            elif len(self._handed_over) in (1, ENOUGH_AT_ONCE):
+            if len(self._handed_over) in (1, ENOUGH_AT_ONCE):
                 self._changed.notify_all()
         failpoint("succeed", "handed_over")
+        return True
+
+    def _has_thread(self) -> bool:
+        """Whether there is one to write, from now on at least."""
+        if self._thread is None:
+            thread = threading.Thread(target=self._work, name="finisher", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the machine or the container has none to spare
+                return False
+            self._thread = thread
         return True
 
     def settle(self) -> None:
@@ -74,18 +82,12 @@ class Finisher:
                 self._hurry = False
 
     def _work(self) -> None:
-        try:
-            self._write_for_ever()
-        finally:
-            self._thread = None  # whatever ended it, the next success starts another
-
-    def _write_for_ever(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: bool(self._handed_over))
                 self._changed.wait_for(lambda: self._hurry or len(self._handed_over) >= ENOUGH_AT_ONCE, GATHER_SECONDS)
+                self._writing = True  # before the swap: `settle` looks without the lock, and one of the two must hold
                 taken, self._handed_over = self._handed_over, {}
-                self._writing = True
             try:
                 self._write(taken)
             finally:
@@ -100,7 +102,7 @@ class Finisher:
         except CommitUnsure:
             log.warning("%d attempts have ended here, but perhaps not on the standby", len(taken))
             return
-        except SQLAlchemyError as error:
+        except Exception as error:  # noqa: BLE001 - the thread goes on, whatever it was
             log.error("could not end %d attempts: %s; their leases will run out", len(taken), type(error).__name__)  # noqa: TRY400
             return
         held = {row["id"] for row in ended}

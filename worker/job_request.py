@@ -4,6 +4,7 @@ Celery alone would record a failure and acknowledge the message, and the job wou
 """
 
 import logging
+import secrets
 import socket
 import time
 from typing import Any
@@ -28,9 +29,16 @@ PROCESS_LOST_ERROR = {
 }
 
 
+_RUN = secrets.token_hex(3)
+"""Made once by the worker's main process, and inherited by its pool processes."""
+
+
 def worker_name(pid: int) -> str:
-    """The name by which a pool process claims jobs."""
-    return f"{socket.gethostname()}:{pid}"
+    """The name by which a pool process claims jobs.
+
+    Containers share process ids, and sometimes host names: nobody must give back what another worker's process runs.
+    """
+    return f"{socket.gethostname()}:{pid}:{_RUN}"
 
 
 class JobCancelled(Ignore):  # type: ignore[misc] # celery ships no types

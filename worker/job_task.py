@@ -133,8 +133,6 @@ class JobTask(FlaskTask):
     def _run_handler(self, app: Flask, job: Row, held: Claim) -> tuple[Any, JobContext]:
         process = process_of(app)
         keeper = process.keeper
-        if not process.finisher.is_short(job["type"]):
-            process.finisher.settle()
         with _scratch_folders() as make_scratch, keeper.watching(held, timeout_seconds=job["timeout_seconds"]) as watch:
             context = JobContext(
                 job_id=job["id"],
@@ -153,6 +151,8 @@ class JobTask(FlaskTask):
             except ValidationError as error:
                 message = f"The arguments do not fit the job type any more: {error.normalized_messages()}"
                 raise PermanentFailure(message, kind="invalid_arguments") from None
+            if not process.finisher.is_short(job["type"]):
+                process.finisher.settle()  # which may take as long as the database is away: the lease is renewed here
             try:
                 with keeper.interruptible(watch):
                     result = self._call_handler(context, arguments)

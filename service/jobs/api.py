@@ -57,9 +57,9 @@ class Jobs(MethodView):
         the result.
         """
         new = NewJob(**body)
-        if query["validate_only"]:
-            return preview(new, check(new)), 200
         caller = caller_to_confirm()
+        if query["validate_only"]:
+            return as_json(preview(caller.tenant_id, new, check(new)), 200, {})
         try:
             submitted = _intake().submit(
                 caller.tenant_id,

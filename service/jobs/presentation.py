@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
+from uuid import UUID
 
 from flask import request, url_for
 
@@ -12,6 +13,7 @@ from service.jobs.new_job import NewJob
 from service.jobs.queries import waiting_facts
 from service.jobs.schemas import moment
 from service.jobs.states import CELERY_STATE, FINAL, State
+from service.jobs.store import job_entry, stored_job
 from service.jobs.types import JobType, registry
 
 
@@ -143,27 +145,10 @@ def _reason(
     return {"reason": reason, "detail": detail, "ahead": ahead, "estimated_start": moment(estimated_start)}
 
 
-def preview(new: NewJob, job_type: JobType) -> dict[str, Any]:
-    """The job as it would be; nothing of it is stored, so it has neither id nor links."""
+def preview(tenant_id: UUID, new: NewJob, job_type: JobType) -> dict[str, Any]:
+    """The job as it would be, ready for JSON; nothing of it is stored, so it has neither id nor links."""
     now = datetime.now(UTC)
     run_at = new.run_at or now + timedelta(seconds=new.delay or 0)
     state = State.SCHEDULED if run_at > now else State.QUEUED
-    return {
-        "id": None,
-        "type": job_type.name,
-        "state": state,
-        "queue": new.queue or job_type.queue,
-        "priority": new.priority,
-        "args": new.args,
-        "tags": new.tags,
-        "metadata": new.metadata,
-        "unique_key": new.unique_key,
-        "concurrency_key": new.concurrency_key,
-        "attempt": 0,
-        "max_attempts": new.max_attempts or job_type.max_attempts,
-        "timeout_seconds": new.timeout or job_type.timeout_seconds,
-        "created_at": now,
-        "run_at": run_at,
-        "expires_at": new.expires_at,
-        "celery_state": CELERY_STATE[state],
-    }
+    entry = job_entry(tenant_id, new, job_type, ring=False)
+    return describe(stored_job(entry, {"id": None, "state": state, "created_at": now, "run_at": run_at}))

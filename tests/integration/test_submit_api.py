@@ -101,6 +101,18 @@ def test_validating_only_stores_nothing(app: Flask, client: KeyClient, delay: in
     assert count_jobs(app) == 0
 
 
+def test_validating_only_shows_the_job_that_a_submission_then_makes(client: KeyClient) -> None:
+    body = {"type": "test.echo", "args": {"value": 2}, "priority": 5, "tags": ["a"], "timeout": 7, "unique_key": "u"}
+
+    shown = client.post("/jobs?validate_only=true", json=body).get_json()
+    made = client.post("/jobs", json=body).get_json()
+
+    of_its_own = {"id", "created_at", "run_at"}
+    assert shown.keys() == made.keys() - {"waiting_for", "links"}
+    assert all(shown[name] == made[name] for name in shown.keys() - of_its_own)
+    assert shown["run_at"] == shown["created_at"] < made["created_at"]
+
+
 def test_validating_only_still_refuses(client: KeyClient) -> None:
     assert client.post("/jobs?validate_only=true", json={"type": "no.such"}).status_code == 422
 

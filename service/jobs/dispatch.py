@@ -126,29 +126,30 @@ _COUNT_RUNG = text(
     """
 )
 
-# The longest-rung first, as many as the broker misses. A queue that is never empty holds messages too young to be
-# counted among the settled, which would hide lost ones for as long as the load goes on: so all rings are compared, too,
-# with more patience. At last, whatever the counts say, any whose long wait (30 s by default, doubling) is over.
+_DOUBLING = "2.0 ^ LEAST(GREATEST(ring_count - 1, 0), 10)"
+
+
+def _longest_rung(waited: str, at_most: str) -> str:
+    """The jobs rung longer ago than so many seconds, the longest first; both are SQL."""
+    return f"""
+    (SELECT id, type, queue, timeout_seconds FROM jobs
+      WHERE queue = :queue AND state = 'queued' AND rung_at IS NOT NULL
+        AND rung_at < clock_timestamp() - make_interval(secs => {waited})
+      ORDER BY rung_at LIMIT {at_most})
+    """  # noqa: S608 - only constants of ours are put in
+
+
+# As many as the broker misses. A queue that is never empty holds messages too young to be counted among the settled,
+# which would hide lost ones for as long as the load goes on: so all rings are compared, too, with more patience. At
+# last, whatever the counts say, any whose long wait (300 s by default, doubling) is over.
 _RUNG_LONG_AGO = text(
-    """
-    (SELECT id, type, queue, timeout_seconds FROM jobs
-      WHERE queue = :queue AND state = 'queued' AND rung_at IS NOT NULL
-        AND rung_at < clock_timestamp() - make_interval(
-                secs => LEAST(:settle_seconds * 2.0 ^ LEAST(GREATEST(ring_count - 1, 0), 10), :longest_seconds))
-      ORDER BY rung_at LIMIT LEAST(:missing, :at_most))
-    UNION
-    (SELECT id, type, queue, timeout_seconds FROM jobs
-      WHERE queue = :queue AND state = 'queued' AND rung_at IS NOT NULL
-        AND rung_at < clock_timestamp() - make_interval(
-                secs => LEAST(:suspect_seconds * 2.0 ^ LEAST(GREATEST(ring_count - 1, 0), 10), :longest_seconds))
-      ORDER BY rung_at LIMIT LEAST(:suspect, :at_most))
-    UNION
-    (SELECT id, type, queue, timeout_seconds FROM jobs
-      WHERE queue = :queue AND state = 'queued' AND rung_at IS NOT NULL
-        AND rung_at < clock_timestamp()
-            - make_interval(secs => :ring_again_seconds * 2.0 ^ LEAST(GREATEST(ring_count - 1, 0), 10))
-      ORDER BY rung_at LIMIT :at_most)
-    """
+    "UNION".join(
+        (
+            _longest_rung(f"LEAST(:settle_seconds * {_DOUBLING}, :longest_seconds)", "LEAST(:missing, :at_most)"),
+            _longest_rung(f"LEAST(:suspect_seconds * {_DOUBLING}, :longest_seconds)", "LEAST(:suspect, :at_most)"),
+            _longest_rung(f":ring_again_seconds * {_DOUBLING}", ":at_most"),
+        )
+    )
 )
 
 # A job that was claimed meanwhile is not marked. Dying between ring and mark only means one more ring.

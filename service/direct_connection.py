@@ -14,11 +14,10 @@ from psycopg import pq
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.errors import FeatureNotSupported, InvalidSqlStatementName, error_from_result
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
 
 from service.failpoints import failpoint
 from service.statements import Row, Statement
-from service.transaction import TRUSTED_SECONDS, CommitUnsure
+from service.transaction import TRUSTED_SECONDS, CommitUnsure, as_sqlalchemys
 
 RENEWED_SECONDS = 1800.0
 """How long one connection is used, as in the pool."""
@@ -53,7 +52,7 @@ class DirectConnection:
                 self.close()
                 rows = self._run(statement, parameters)
         except psycopg.Error as error:
-            raise self._as_sqlalchemys(error, statement) from error
+            raise as_sqlalchemys(error, self._engine, statement, lost=self._let_go_if_lost()) from error
         if self._warnings:
             raise CommitUnsure(self._warnings[0])
         failpoint(name, "after_commit")
@@ -120,18 +119,10 @@ class DirectConnection:
         if notice.severity_nonlocalized == "WARNING":
             self._warnings.append(notice.message_primary or "warning")
 
-    def _as_sqlalchemys(self, error: psycopg.Error, statement: Statement) -> BaseException:
+    def _let_go_if_lost(self) -> bool:
+        """Whether the connection is lost; it is forgotten then."""
         connection = self._connection
         lost = connection is None or connection.pgconn.status == pq.ConnStatus.BAD
         if lost:
             self.close()
-        sql = statement.numbered.decode()
-        return DBAPIError.instance(
-            sql,
-            None,
-            error,
-            psycopg.Error,
-            hide_parameters=True,
-            connection_invalidated=lost,
-            dialect=self._engine.dialect,
-        )
+        return lost

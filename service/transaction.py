@@ -51,7 +51,7 @@ def execute_alone(statement: Statement, parameters: Mapping[str, Any], *, name: 
         pooled = engine.raw_connection()
         rows = _execute(cast("psycopg.Connection[Any]", pooled.driver_connection), statement, parameters)
     except psycopg.Error as error:
-        raise _as_sqlalchemys(error, engine, pooled, statement) from error
+        raise as_sqlalchemys(error, engine, statement, lost=_let_go_if_lost(pooled, engine, error)) from error
     finally:
         if pooled is not None:
             pooled.close()
@@ -73,21 +73,29 @@ def _execute(connection: psycopg.Connection[Any], statement: Statement, paramete
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
-def _as_sqlalchemys(
-    error: psycopg.Error, engine: Engine, pooled: PoolProxiedConnection | None, statement: Statement
-) -> BaseException:
-    """The same error as SQLAlchemy would raise it, after the pool was told of a lost connection."""
-    lost = False
-    if pooled is not None:
-        connection = cast("psycopg.Connection[Any]", pooled.driver_connection)
-        lost = connection.closed or connection.broken
-    if lost and pooled is not None:
-        # What ended one connection has most likely ended them all: each would cost a request its answer.
-        pooled.invalidate(error)
-        engine.dispose()
-    sql = statement.numbered.decode()
+def _let_go_if_lost(pooled: PoolProxiedConnection | None, engine: Engine, error: psycopg.Error) -> bool:
+    """Whether the connection is lost; the pool is told, then."""
+    if pooled is None:
+        return False
+    connection = cast("psycopg.Connection[Any]", pooled.driver_connection)
+    if not (connection.closed or connection.broken):
+        return False
+    # What ended one connection has most likely ended them all: each would cost a request its answer.
+    pooled.invalidate(error)
+    engine.dispose()
+    return True
+
+
+def as_sqlalchemys(error: psycopg.Error, engine: Engine, statement: Statement, *, lost: bool) -> BaseException:
+    """The same error as SQLAlchemy would raise it, had it run the statement; `lost` says that the connection is."""
     return DBAPIError.instance(
-        sql, None, error, psycopg.Error, hide_parameters=True, connection_invalidated=lost, dialect=engine.dialect
+        statement.numbered.decode(),
+        None,
+        error,
+        psycopg.Error,
+        hide_parameters=True,
+        connection_invalidated=lost,
+        dialect=engine.dialect,
     )
 
 

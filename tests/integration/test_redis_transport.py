@@ -105,14 +105,11 @@ def test_a_message_that_arrived_unread_goes_back_to_its_queue_when_the_channel_c
 
 
 def test_a_busy_consumer_takes_at_once_what_it_has_room_for(redis: RedisServer, connection: Connection) -> None:
-    channel: Any = connection.default_channel
-    channel.basic_qos(prefetch_count=8)
-    taken = consume(channel)
+    channel, taken = consume(connection, room=8)
     publish(redis, *range(20))
 
     with Redis.from_url(redis.url) as client:
-        connection.drain_events(timeout=5)
-        connection.drain_events(timeout=5)
+        drain(connection)
 
         assert [message.decode() for message in taken] == list(range(8))
         assert calls(client, "rpop") == 1
@@ -123,13 +120,10 @@ def test_a_busy_consumer_takes_at_once_what_it_has_room_for(redis: RedisServer, 
 def test_a_consumer_that_has_enough_asks_for_more_when_over_half_of_its_room_is_free(
     redis: RedisServer, connection: Connection
 ) -> None:
-    channel: Any = connection.default_channel
-    channel.basic_qos(prefetch_count=4)
+    channel, taken = consume(connection, room=4)
     channel.qos.enough = 1
-    taken = consume(channel)
     publish(redis, *range(4))
-    for _ in range(2):
-        connection.drain_events(timeout=5)
+    drain(connection)
     assert len(taken) == 4
 
     for message in taken[:2]:
@@ -140,13 +134,10 @@ def test_a_consumer_that_has_enough_asks_for_more_when_over_half_of_its_room_is_
 
 
 def test_a_consumer_with_an_idle_process_asks_at_once(redis: RedisServer, connection: Connection) -> None:
-    channel: Any = connection.default_channel
-    channel.basic_qos(prefetch_count=3)
+    channel, taken = consume(connection, room=3)
     channel.qos.enough = 3
-    taken = consume(channel)
     publish(redis, *range(3))
-    for _ in range(2):
-        connection.drain_events(timeout=5)
+    drain(connection)
     assert len(taken) == 3
     assert not channel.qos.can_consume()
 
@@ -156,9 +147,7 @@ def test_a_consumer_with_an_idle_process_asks_at_once(redis: RedisServer, connec
 
 
 def test_a_consumer_of_one_message_at_a_time_takes_one_at_a_time(redis: RedisServer, connection: Connection) -> None:
-    channel: Any = connection.default_channel
-    channel.basic_qos(prefetch_count=1)
-    taken = consume(channel)
+    channel, taken = consume(connection, room=1)
     publish(redis, 1, 2)
 
     connection.drain_events(timeout=5)
@@ -170,30 +159,24 @@ def test_a_consumer_of_one_message_at_a_time_takes_one_at_a_time(redis: RedisSer
 
 
 def test_a_malformed_message_among_many_is_refused_alone(redis: RedisServer, connection: Connection) -> None:
-    channel: Any = connection.default_channel
-    channel.basic_qos(prefetch_count=8)
-    taken = consume(channel)
+    _, taken = consume(connection, room=8)
     with Redis.from_url(redis.url) as client:
         publish(redis, 1, 2)
         for nonsense in ("", "[]", "{", json.dumps({"properties": {}}), b"\xff"):
             client.lpush("jobs", nonsense)
         publish(redis, 3)
 
-    connection.drain_events(timeout=5)
-    connection.drain_events(timeout=5)
+    drain(connection)
 
     assert [message.decode() for message in taken] == [1, 2, 3]
 
 
 def test_keeping_and_acknowledging_messages_asks_nothing_of_redis(redis: RedisServer, connection: Connection) -> None:
-    channel: Any = connection.default_channel
-    channel.basic_qos(prefetch_count=8)
-    taken = consume(channel)
+    channel, taken = consume(connection, room=8)
     publish(redis, *range(8))
     with Redis.from_url(redis.url) as client:
         client.config_resetstat()
-        connection.drain_events(timeout=5)
-        connection.drain_events(timeout=5)
+        drain(connection)
         for message in taken:
             message.ack()
 
@@ -207,12 +190,9 @@ def test_keeping_and_acknowledging_messages_asks_nothing_of_redis(redis: RedisSe
 def test_messages_that_were_not_acknowledged_go_back_to_be_taken_next_and_in_their_order(
     redis: RedisServer, connection: Connection
 ) -> None:
-    channel: Any = connection.default_channel
-    channel.basic_qos(prefetch_count=3)
-    taken = consume(channel)
+    channel, taken = consume(connection, room=3)
     publish(redis, *range(5))
-    connection.drain_events(timeout=5)
-    connection.drain_events(timeout=5)
+    drain(connection)
     taken[0].ack()
 
     channel.close()
@@ -221,7 +201,7 @@ def test_messages_that_were_not_acknowledged_go_back_to_be_taken_next_and_in_the
 
 
 def test_a_rejected_message_goes_to_the_end_of_its_queue(redis: RedisServer, connection: Connection) -> None:
-    taken = consume(connection.default_channel)
+    _, taken = consume(connection)
     publish(redis, 1, 2, 3)
     connection.drain_events(timeout=5)
 
@@ -231,8 +211,7 @@ def test_a_rejected_message_goes_to_the_end_of_its_queue(redis: RedisServer, con
 
 
 def test_messages_of_a_server_that_is_gone_are_let_go(redis: RedisServer, connection: Connection) -> None:
-    channel: Any = connection.default_channel
-    consume(channel)
+    channel, _ = consume(connection)
     publish(redis, 1)
     connection.drain_events(timeout=5)
 
@@ -264,13 +243,21 @@ def start_consuming(channel: Any, queue: Queue) -> None:
     channel.connection.cycle.on_poll_start()
 
 
-def consume(channel: Any) -> list[Any]:
-    """Consume the queue `jobs`; the messages that came, unacknowledged."""
+def consume(connection: Connection, *, room: int = 0) -> tuple[Any, list[Any]]:
+    """Consume the queue `jobs`, with room for so many messages or any number; the channel, and what comes."""
+    channel: Any = connection.default_channel
+    channel.basic_qos(prefetch_count=room)
     taken: list[Any] = []
     queue = Queue("jobs")(channel)
     queue.declare()
     queue.consume(callback=taken.append)
-    return taken
+    return channel, taken
+
+
+def drain(connection: Connection) -> None:
+    """Take the message that wakes the consumer, and then those that it has room for."""
+    for _ in range(2):
+        connection.drain_events(timeout=5)
 
 
 def publish(redis: RedisServer, *bodies: Any) -> None:

@@ -19,7 +19,7 @@ WAITING_SECONDS = 1.0
 """A message that was not started after so long is given back: another worker may be idle. Less than the two seconds
 after which the clock takes a ring for lost."""
 MOST_PER_PROCESS = 16
-WRITTEN_AHEAD = 4
+WRITTEN_AHEAD = 8
 """How many jobs a pool process may have at once, one running and the others in its pipe, while jobs are short."""
 
 EVENTS_SECONDS = 0.25

@@ -22,8 +22,8 @@ from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from service.celery_app import FlaskTask, flask_app_of
 from service.extensions import db
-from service.jobs.execution import Claim, ClaimLost, claim, fail, give_back, stop_cancelled, succeed
-from service.jobs.limits import Limits
+from service.jobs.execution import Claim, ClaimLost, claim, claim_together, fail, give_back, stop_cancelled, succeed
+from service.jobs.limits import UNDECLARED, Limits
 from service.jobs.retry import backoff_seconds
 from service.jobs.states import State
 from service.jobs.types import Handler, JobType, RetryPolicy, registry
@@ -34,7 +34,7 @@ from worker.context import JobContext, PermanentFailure, RetryLater, storable
 from worker.finisher import persist
 from worker.job_request import JobCancelled, worker_name
 from worker.lease import Interrupted, Reason
-from worker.pool import job_is_waiting
+from worker.pool import job_is_waiting, waiting_jobs
 from worker.process import process_of
 
 log = logging.getLogger(__name__)
@@ -92,16 +92,24 @@ class JobTask(FlaskTask):
         raise RetryWanted(cause, countdown or 0.0) from exc
 
     def _claim(self, app: Flask) -> Row:
+        process = process_of(app)
+        limits = Limits.of(registry.get(self.name))
+        how: dict[str, Any] = {
+            "worker": worker_name(os.getpid()),
+            "lease_seconds": app.config["LEASE_SECONDS"],
+            "grace_seconds": app.config["HARD_TIMEOUT_GRACE"],
+            "type_": self.name,
+            "execute": process.connection.execute,
+        }
         try:
-            job = claim(
-                UUID(self.request.id),
-                worker=worker_name(os.getpid()),
-                lease_seconds=app.config["LEASE_SECONDS"],
-                grace_seconds=app.config["HARD_TIMEOUT_GRACE"],
-                limits=Limits.of(registry.get(self.name)),
-                type_=self.name,
-                execute=process_of(app).connection.execute,
-            )
+            job_id = UUID(self.request.id)
+            job = process.ahead.take(job_id)
+            may_claim_ahead = limits == UNDECLARED and process.finisher.is_short(self.name)
+            if job is None and may_claim_ahead and (waiting := waiting_jobs(self.name)):
+                process.ahead.put(claim_together([job_id, *waiting], **how))
+                job = process.ahead.take(job_id)
+            if job is None:
+                job = claim(job_id, limits=limits, **how)
         except SQLAlchemyError as error:
             # The job stays queued (or its lease runs out, had the claim been committed): it is rung again.
             log.error("could not claim job %s: %s", self.request.id, type(error).__name__)  # noqa: TRY400

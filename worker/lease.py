@@ -23,6 +23,7 @@ from flask import Flask
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.jobs.execution import Claim, ClaimLost, renew
+from worker.ahead import WAITING_SECONDS, ClaimedAhead
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +78,9 @@ class Watch:
 class LeaseKeeper:
     """Renews the lease of this process' attempt. Made after the fork, one per process."""
 
-    def __init__(self, app: Flask) -> None:
+    def __init__(self, app: Flask, ahead: ClaimedAhead) -> None:
         self._app = app
+        self._ahead = ahead
         self._lease_seconds: float = app.config["LEASE_SECONDS"]
         self._renew_seconds: float = app.config["LEASE_RENEW_SECONDS"]
         self._changed = threading.Condition()
@@ -135,7 +137,12 @@ class LeaseKeeper:
 
     def _keep(self) -> None:
         while True:
-            watch, progress = self._next_renewal()
+            due = self._next_renewal()
+            if due is None:
+                with self._app.app_context():
+                    self._ahead.give_back(older_than=WAITING_SECONDS)
+                continue
+            watch, progress = due
             try:
                 with self._app.app_context():
                     cancel_requested = renew(
@@ -156,24 +163,27 @@ class LeaseKeeper:
                 if cancel_requested:
                     self._stop(watch, Reason.CANCELLED)
 
-    def _next_renewal(self) -> tuple[Watch, tuple[float, str] | None]:
+    def _next_renewal(self) -> tuple[Watch, tuple[float, str] | None] | None:
         """Wait until the current attempt's lease is due for renewal, or its progress is worth storing.
 
+        None: no longer, because claims that were taken ahead have waited too long behind it.
         An attempt that begins meanwhile is due later than the one that is waited for, if any: so it need not wake this
         thread, and short attempts come and go unnoticed.
         """
         with self._changed:
             while True:
+                if self._ahead.has_waited(WAITING_SECONDS):
+                    return None
                 watch = self._watch
                 if watch is None or watch.reason is Reason.LEASE_LOST:
-                    self._changed.wait(self._renew_seconds)
+                    self._changed.wait(WAITING_SECONDS)
                     continue
                 since = time.monotonic() - watch.renewed
                 wait = (PROGRESS_SECONDS if watch.progress else self._renew_seconds) - since
                 if wait <= 0:
                     progress, watch.progress = watch.progress, None
                     return watch, progress
-                self._changed.wait(wait)
+                self._changed.wait(min(wait, WAITING_SECONDS))
 
     def _stop(self, watch: Watch, reason: Reason) -> None:
         with self._changed:

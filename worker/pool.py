@@ -1,10 +1,14 @@
 """Celery's prefork pool, noticing at once that a process died, and keeping its processes busy while jobs are short."""
 
 import select
+import sys
+from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
+from uuid import UUID
 
-from billiard.pool import EX_OK, EX_RECYCLE
+from billiard.pool import EX_FAILURE, EX_OK, EX_RECYCLE
 from celery.concurrency.asynpool import AsynPool, ResultHandler, Worker
 from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.worker import state
@@ -85,23 +89,74 @@ def _is_readable(fd: int) -> bool:
     return bool(poll.poll(0))
 
 
-_pipe: int | None = None
-"""In a pool process: where its next job comes from."""
+class Inbox:
+    """A pool process' next jobs: those read ahead, and those still in its pipe."""
+
+    def __init__(
+        self, pipe: int, read: Callable[[float], tuple[bool, Any]], wait: Callable[[], Any], most: int | None
+    ) -> None:
+        """`most` is how many jobs the process runs before another takes its place."""
+        self._pipe = pipe
+        self._read = read
+        self._wait = wait
+        self._left = most or sys.maxsize
+        self._ahead: deque[Any] = deque()
+        self._is_over = False
+        """The parent's last word, an empty message, was read ahead."""
+
+    def next(self) -> Any:
+        """The next job as billiard hands it over; None: none came, ask again. Ends the process when billiard would."""
+        if self._is_over and not self._ahead:
+            raise SystemExit(EX_FAILURE)
+        request = self._ahead.popleft() if self._ahead else self._wait()
+        self._left -= request is not None
+        return request
+
+    def has_more(self) -> bool:
+        """Whether the next job is there already."""
+        return bool(self._ahead) or _is_readable(self._pipe)
+
+    def waiting(self, task: str) -> list[UUID]:
+        """The ids of the jobs of one type that are there already."""
+        while len(self._ahead) < self._left and not self._is_over and _is_readable(self._pipe):
+            _, request = self._read(0.0)
+            if request is None:
+                self._is_over = True
+                break
+            self._ahead.append(request)
+        ids = []
+        for _, (_, _, _, arguments, _) in self._ahead:
+            name, task_id, *_ = arguments
+            with suppress(ValueError):  # a forged message; it is refused when its turn comes
+                if name == task:
+                    ids.append(UUID(task_id))
+        return ids
+
+
+_inbox: Inbox | None = None
+"""In a pool process: its own."""
 
 
 def job_is_waiting() -> bool:
     """In a pool process: whether its next job is there already. False everywhere else."""
-    return _pipe is not None and _is_readable(_pipe)
+    return _inbox is not None and _inbox.has_more()
+
+
+def waiting_jobs(task: str) -> list[UUID]:
+    """In a pool process: the ids of the next jobs of one type. None everywhere else."""
+    return _inbox.waiting(task) if _inbox is not None else []
 
 
 class PoolWorker(Worker):  # type: ignore[misc] # celery ships no types
     """What runs in a pool process."""
 
-    def on_loop_start(self, pid: int) -> None:
-        """Called before the first job."""
-        global _pipe  # noqa: PLW0603 - one per process, by its nature
-        _pipe = self.inq._reader.fileno()  # noqa: SLF001 - billiard has no other way to ask whether a job waits
-        super().on_loop_start(pid)
+    def _make_child_methods(self, *args: Any, **kwargs: Any) -> None:
+        """Called before the first job: billiard's own way to its pipe, and ours around it."""
+        global _inbox  # noqa: PLW0603 - one per process, by its nature
+        super()._make_child_methods(*args, **kwargs)
+        wait: Callable[[], Any] = self.wait_for_job
+        _inbox = Inbox(self.inq._reader.fileno(), self._make_recv_method(self.inq), wait, self.maxtasks)  # noqa: SLF001
+        self.wait_for_job: Callable[[], Any] = _inbox.next
 
 
 class PromptPool(AsynPool):  # type: ignore[misc] # celery ships no types

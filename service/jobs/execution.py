@@ -54,7 +54,7 @@ _CLAIM = """
                lease_until = clock_timestamp() + make_interval(secs => :lease_seconds),
                attempt_deadline = clock_timestamp() + make_interval(secs => timeout_seconds + :grace_seconds),
                rung_at = NULL, ring_count = 0, event_seq = event_seq + 1
-         WHERE id = :id AND (CAST(:type AS text) IS NULL OR type = :type)
+         WHERE {which} AND (CAST(:type AS text) IS NULL OR type = :type)
            AND state = 'queued' AND run_at <= clock_timestamp() AND attempt < max_attempts
            AND (expires_at IS NULL OR expires_at > clock_timestamp())
            AND {within_limits}
@@ -68,8 +68,16 @@ _CLAIM = """
     )
     SELECT * FROM job
     """
-_CLAIM_UNLIMITED = Statement(_CLAIM.format(columns=CLAIMED, within_limits=UNLIMITED))
-_CLAIM_LIMITED = text(_CLAIM.format(columns=CLAIMED, within_limits=WITHIN_LIMITS))
+_CLAIM_UNLIMITED = Statement(_CLAIM.format(which="id = :id", columns=CLAIMED, within_limits=UNLIMITED))
+_CLAIM_LIMITED = text(_CLAIM.format(which="id = :id", columns=CLAIMED, within_limits=WITHIN_LIMITS))
+# A job that is claimed together with others can lose an attempt to what they do: at most its first, and never its last.
+_CLAIM_TOGETHER = Statement(
+    _CLAIM.format(
+        which="id = ANY(CAST(:ids AS uuid[])) AND attempt = 0 AND max_attempts > 1",
+        columns=CLAIMED,
+        within_limits=UNLIMITED,
+    )
+)
 
 
 def claim(
@@ -105,6 +113,30 @@ def claim(
         if job is None:
             unring(session, job_id)
         return job
+
+
+def claim_together(
+    job_ids: Sequence[UUID],
+    *,
+    worker: str,
+    lease_seconds: float,
+    grace_seconds: float,
+    type_: str,
+    execute: Execute = execute_alone,
+) -> list[Row]:
+    """Take those of these queued jobs of one type that nothing limits, each for its first attempt, in one commit.
+
+    The others are left as they are, for `claim`.
+    """
+    parameters = {
+        "ids": list(job_ids),
+        "worker": worker,
+        "lease_seconds": lease_seconds,
+        "grace_seconds": grace_seconds,
+        "type": type_,
+        **limit_parameters(UNDECLARED),
+    }
+    return execute(_CLAIM_TOGETHER, parameters, name="claim")
 
 
 # Guarded by the token, so that a paused process that wakes up late cannot revive a lease that was given to another.

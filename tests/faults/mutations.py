@@ -112,6 +112,13 @@ MUTATIONS = (
         guards("test_a_queued_job_whose_attempts_are_spent_is_not_claimed"),
     ),
     Mutation(
+        "no second and no last attempt is claimed together with others",
+        EXECUTION,
+        "ANY(CAST(:ids AS uuid[])) AND attempt = 0 AND max_attempts > 1",
+        "ANY(CAST(:ids AS uuid[]))",
+        guards("test_only_first_attempts_that_are_not_the_last_are_claimed_together"),
+    ),
+    Mutation(
         "the expiry, in a claim",
         EXECUTION,
         "AND (expires_at IS NULL OR expires_at > clock_timestamp())",

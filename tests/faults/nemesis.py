@@ -140,9 +140,7 @@ class Nemesis:
             message("!!!", task="test.echo"),
             orjson.dumps({"body": empty}),
             orjson.dumps({"body": empty, "headers": {}, "properties": properties, "content-type": "application/json"}),
-            orjson.dumps(
-                {"body": empty, "headers": header, "properties": nowhere, "content-type": "application/json"}
-            ),
+            orjson.dumps({"body": empty, "headers": header, "properties": nowhere, "content-type": "application/json"}),
             orjson.dumps({"properties": {}}),
             orjson.dumps([1, 2, 3]),
             b'{"body": "W1tdLCB7fSwg',

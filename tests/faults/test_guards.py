@@ -9,7 +9,7 @@ from flask import Flask
 
 from service.failpoints import arm
 from service.ids import uuid7
-from service.jobs.execution import Claim, claim, process_lost, renew
+from service.jobs.execution import Claim, claim, claim_together, process_lost, renew
 from service.jobs.limits import Limits
 from service.jobs.rescue import rescue
 from service.schedules.fire import fire_due
@@ -46,6 +46,27 @@ def test_a_queued_job_whose_attempts_are_spent_is_not_claimed(app: Flask, client
     execute(app, "UPDATE jobs SET attempt = 1")
     with app.app_context():
         assert take(job_id) is None
+
+
+def test_only_first_attempts_that_are_not_the_last_are_claimed_together(app: Flask, client: KeyClient) -> None:
+    fresh = [client.submit()["id"] for _ in range(3)]
+    only_one_attempt = client.submit(max_attempts=1)["id"]
+    limited = client.submit(concurrency_key="customer-7")["id"]
+    another_type = client.submit("test.sleep")["id"]
+    second_attempt = client.submit()["id"]
+    execute(app, "UPDATE jobs SET attempt = 1 WHERE id = :id", id=second_attempt)
+    taken_already = client.submit()["id"]
+    with app.app_context():
+        assert take(taken_already) is not None
+        wanted = [*fresh, only_one_attempt, limited, another_type, second_attempt, taken_already]
+
+        jobs = claim_together(
+            [UUID(job_id) for job_id in wanted], worker="host:1", lease_seconds=30, grace_seconds=10, type_="test.echo"
+        )
+
+    assert {str(job["id"]) for job in jobs} == set(fresh)
+    assert len({job["token"] for job in jobs}) > 1  # each its own
+    assert {client.job(job_id)["state"] for job_id in fresh} == {"running"}
 
 
 def test_a_lease_is_never_renewed_past_the_attempts_deadline(app: Flask, client: KeyClient) -> None:

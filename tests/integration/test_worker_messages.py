@@ -42,6 +42,26 @@ def test_short_jobs_behind_a_long_one_go_to_an_idle_worker(
         assert client.job(long_job["id"])["state"] == "running"
 
 
+def test_jobs_claimed_ahead_of_one_that_turns_out_long_are_given_back(
+    config: dict[str, Any], client: KeyClient, tmp_path: Path
+) -> None:
+    short: dict[str, Any] = {"type": "test.sleep", "args": {"seconds": 0}}
+    long_one: dict[str, Any] = {"type": "test.sleep", "args": {"seconds": 50}}
+    response = client.post("/jobs/batch", json={"jobs": [*[short] * 400, long_one, *[short] * 100]})
+    jobs = [item["id"] for item in response.get_json()["items"]]
+
+    with (
+        running(BEAT, config, tmp_path / "beat.log"),
+        running(ONE_PROCESS, config, tmp_path / "busy.log") as busy,
+    ):
+        wait_for(lambda: "which waited behind a longer one" in busy.log.read_text(), what="claims given back")
+        with running(ONE_PROCESS, config, tmp_path / "idle.log"):
+            wait_for(lambda: succeeded(client, jobs) == 500, what="the end of the short jobs")
+
+        assert client.job(jobs[400])["state"] == "running"
+    assert most_attempts(client, jobs) == 1
+
+
 def test_a_process_that_becomes_free_among_long_jobs_takes_the_next_one(
     config: dict[str, Any], client: KeyClient, tmp_path: Path
 ) -> None:

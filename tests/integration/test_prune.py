@@ -8,13 +8,12 @@ from uuid import UUID
 
 import pytest
 from flask import Flask
-from sqlalchemy import text
 
 from service.artifacts.storage import ArtifactStorage
 from service.jobs.execution import Claim, claim, succeed
 from service.jobs.prune import prune, prune_orphans
-from service.transaction import reading, transaction
 from tests.support.client import KeyClient
+from tests.support.database import execute
 
 
 @pytest.fixture
@@ -22,15 +21,31 @@ def storage(config: dict[str, Any]) -> ArtifactStorage:
     return ArtifactStorage(Path(config["ARTIFACT_DIR"]))
 
 
-def age(app: Flask, table: str, *columns: str) -> None:
-    changes = ", ".join(f"{column} = {column} - interval '40 days'" for column in columns)
-    with app.app_context(), transaction() as session:
-        session.execute(text(f"UPDATE {table} SET {changes}"))  # noqa: S608 - our own names
+AGE = "interval '40 days'"
+
+
+def aged(column: str) -> str:
+    """SQL for the UUIDv7 in the column as it would be, had it been made earlier."""
+    digits = f"replace(CAST({column} AS text), '-', '')"
+    made = f"('x' || lpad(substr({digits}, 1, 12), 16, '0'))::bit(64)::bigint"
+    earlier = f"{made} - 1000 * EXTRACT(epoch FROM {AGE})::bigint"
+    return f"CAST(lpad(to_hex({earlier}), 12, '0') || substr({digits}, 13) AS uuid)"
+
+
+def age_jobs(app: Flask) -> None:
+    """Make every job older; in one statement, at whose end the references are looked at."""
+    execute(
+        app,
+        f"""
+        WITH event AS (UPDATE job_events SET job_id = {aged("job_id")}),
+             attempt AS (UPDATE job_attempts SET job_id = {aged("job_id")})
+        UPDATE jobs SET id = {aged("id")}, created_at = created_at - {AGE}, finished_at = finished_at - {AGE}
+        """,  # noqa: S608 - our own names
+    )
 
 
 def count(app: Flask, table: str) -> int:
-    with app.app_context(), reading() as session:
-        return int(session.execute(text(f"SELECT count(*) FROM {table}")).scalar_one())  # noqa: S608
+    return int(execute(app, f"SELECT count(*) FROM {table}")[0][0])  # noqa: S608
 
 
 def finish(app: Flask, job_id: str) -> None:
@@ -40,27 +55,47 @@ def finish(app: Flask, job_id: str) -> None:
         succeed(Claim(job["id"], job["token"]), None)
 
 
-def run_prune(app: Flask, storage: ArtifactStorage) -> int:
+def run_prune(app: Flask, storage: ArtifactStorage, *, days: int = 30) -> int:
     with app.app_context():
-        return prune(storage, days=30, idempotency_hours=72)
+        return prune(storage, days=days, idempotency_hours=72)
 
 
 def test_old_final_jobs_go_with_their_attempts_and_events(
     app: Flask, client: KeyClient, storage: ArtifactStorage
 ) -> None:
     finish(app, client.submit()["id"])
-    age(app, "jobs", "created_at", "finished_at")
-    young = client.submit()["id"]
+    age_jobs(app)
+    finish(app, young := client.submit()["id"])
 
     assert run_prune(app, storage) == 1
 
-    assert (count(app, "jobs"), count(app, "job_attempts"), count(app, "job_events")) == (1, 0, 1)
-    assert client.job(young)["state"] == "queued"
+    assert (count(app, "jobs"), count(app, "job_attempts"), count(app, "job_events")) == (1, 1, 3)
+    assert client.job(young)["state"] == "succeeded"
+
+
+def test_a_job_that_ended_lately_stays_however_old_it_is(
+    app: Flask, client: KeyClient, storage: ArtifactStorage
+) -> None:
+    finish(app, client.submit()["id"])
+    age_jobs(app)
+    execute(app, "UPDATE jobs SET finished_at = clock_timestamp()")
+
+    assert run_prune(app, storage) == 0
+
+
+def test_a_retention_that_reaches_back_past_1970_keeps_everything(
+    app: Flask, client: KeyClient, storage: ArtifactStorage
+) -> None:
+    finish(app, client.submit()["id"])
+    age_jobs(app)
+
+    assert run_prune(app, storage, days=100 * 365) == 0
+    assert run_prune(app, storage) == 1
 
 
 def test_old_unfinished_jobs_stay(app: Flask, client: KeyClient, storage: ArtifactStorage) -> None:
     client.submit()
-    age(app, "jobs", "created_at")
+    age_jobs(app)
 
     assert run_prune(app, storage) == 0
 
@@ -72,23 +107,29 @@ def test_old_artifacts_go_unless_an_unfinished_job_names_them(
         response = client.post("/artifacts", data=content, headers={"Content-Type": "text/csv"})
         return str(response.get_json()["id"])
 
-    used, unused = upload(b"used"), upload(b"unused")
+    for content in (b"used", b"unused"):
+        upload(content)
+    execute(app, f"UPDATE artifacts SET id = {aged('id')}, created_at = created_at - {AGE}")  # noqa: S608
+    used, unused = (str(row.id) for row in execute(app, "SELECT id FROM artifacts ORDER BY id"))
+    young = upload(b"young")
     client.submit("table.report", args={"artifact_id": used})
-    age(app, "artifacts", "created_at")
+    names_none = client.submit()["id"]
+    execute(app, """UPDATE jobs SET args = '{"artifact_id": null}' WHERE id = :id""", id=names_none)
 
-    run_prune(app, storage)
+    assert run_prune(app, storage) == 1
 
-    with client.get(f"/artifacts/{used}/content") as content:
-        assert content.data == b"used"
+    with client.get(f"/artifacts/{used}/content") as found:
+        assert found.data == b"used"
+    assert client.get(f"/artifacts/{young}").status_code == 200
     assert client.get(f"/artifacts/{unused}").status_code == 404
-    assert len([path for path in storage.root.glob("*/*") if path.is_file()]) == 1
+    assert len([path for path in storage.root.glob("*/*") if path.is_file()]) == 2
 
 
 def test_idempotency_keys_outlive_their_window_no_longer(
     app: Flask, client: KeyClient, storage: ArtifactStorage
 ) -> None:
     client.post("/jobs", json={"type": "test.echo"}, headers={"Idempotency-Key": "old"})
-    age(app, "idempotency_keys", "created_at")
+    execute(app, f"UPDATE idempotency_keys SET created_at = created_at - {AGE}")  # noqa: S608
     client.post("/jobs", json={"type": "test.echo"}, headers={"Idempotency-Key": "young"})
 
     run_prune(app, storage)

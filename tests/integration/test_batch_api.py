@@ -143,4 +143,4 @@ def test_ten_thousand_are_taken_and_one_more_is_not(app: Flask, client: KeyClien
     assert client.post("/jobs/batch", json={"jobs": [job] * 10_000}).status_code == 202
     assert count_jobs(app) == 10_000
     with redis.Redis.from_url(config["BROKER_URL"]) as broker:
-        assert broker.llen("default") <= 500  # the rest waits for the dispatcher
+        assert 0 < broker.llen("default") <= 1000  # the rest waits for the dispatcher

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import psycopg
 
@@ -21,6 +21,7 @@ CONNECTIONS = 32
 BATCH = 1_000
 BATCH_CONNECTIONS = 2
 WHOLE_WINDOW = 10_000_000
+WARM_SECONDS = 2.0
 CHECKED = "every accepted job is in PostgreSQL once, with its ring in Redis; no answer but 202"
 
 
@@ -65,6 +66,11 @@ class Submitter:
     forget: Callable[[], None]
     reports: list[Report] = field(default_factory=list)
 
+    def warm_up(self) -> None:
+        """A load that does not count: every process has started and has its connections."""
+        run_load(replace(self.plan, seconds=WARM_SECONDS))
+        self.forget()
+
     def run(self, servers: Servers) -> None:
         """One round: load, check, clean up."""
         servers.settle()
@@ -93,6 +99,8 @@ def submit(servers: Servers, scale: Scale) -> list[Comparison]:
             "flask": _peer(servers, scale, stack, flask_celery, request, queue="celery"),
             "fastapi": _peer(servers, scale, stack, fastapi_saq, request, queue="saq:default:queued"),
         }
+        for system in systems.values():
+            system.warm_up()
         for name in in_turns(list(systems), scale.rounds):
             systems[name].run(servers)
     ours, flask, fastapi = systems["millrace"], systems["flask"], systems["fastapi"]
@@ -112,6 +120,8 @@ def submit_batches(servers: Servers, scale: Scale) -> list[Comparison]:
             "millrace": _millrace(servers, scale, stack, request),
             "flask": _peer(servers, scale, stack, flask_celery, request, queue="celery"),
         }
+        for system in systems.values():
+            system.warm_up()
         for name in in_turns(list(systems), scale.rounds):
             systems[name].run(servers)
     ours, theirs = systems["millrace"], systems["flask"]

@@ -16,7 +16,6 @@ from kombu import transport as kombu_transport
 from kombu.transport import redis, virtual
 from kombu.transport.virtual import Message as VirtualMessage
 from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import loads
 from redis.exceptions import RedisError
 
 log = logging.getLogger(__name__)
@@ -128,7 +127,7 @@ class MendedChannel(redis.Channel):
         Whoever may write to Redis could otherwise end every worker with one line. A ring lost that way is rung again.
         """
         try:
-            self.connection._deliver(loads(bytes_to_str(message)), queue)  # noqa: SLF001 - as kombu's channel does
+            self.connection._deliver(orjson.loads(message), queue)  # noqa: SLF001 - as kombu's channel does
         except MALFORMED as error:
             log.error("refused a malformed message: %s", type(error).__name__)  # noqa: TRY400 - its content is not ours
 

@@ -8,21 +8,19 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from tests.support.apps import app_with
+from tests.support.apps import app_that_crashes_quietly
 from tests.support.client import KeyClient
 from tests.support.database import count_jobs, execute
-from tests.support.servers import TestServers, fresh_database, settings
+from tests.support.servers import TestServers
 
 MEGABYTE = 1 << 20
 
 
 @pytest.fixture(scope="module")
 def app(servers: TestServers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
-    """One app for the whole table; as in production a crash is a 500 and not an exception in the test."""
-    with fresh_database(servers.database_url) as database_url:
-        config = settings(database_url, servers.redis_url, tmp_path_factory.mktemp("artifacts"))
-        with app_with(config, PROPAGATE_EXCEPTIONS=False) as app:
-            yield app
+    """One app for the whole table."""
+    with app_that_crashes_quietly(servers, tmp_path_factory.mktemp("artifacts")) as app:
+        yield app
 
 
 @pytest.fixture(autouse=True)

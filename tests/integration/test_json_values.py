@@ -10,19 +10,17 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as given_settings
 from hypothesis import strategies as st
 
-from tests.support.apps import app_with
+from tests.support.apps import app_that_crashes_quietly
 from tests.support.client import KeyClient
 from tests.support.database import execute
-from tests.support.servers import TestServers, fresh_database, settings
+from tests.support.servers import TestServers
 
 
 @pytest.fixture(scope="module")
 def app(servers: TestServers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
-    """One app for all the values; as in production a crash is a 500 and not an exception in the test."""
-    with fresh_database(servers.database_url) as database_url:
-        config = settings(database_url, servers.redis_url, tmp_path_factory.mktemp("artifacts"))
-        with app_with(config, PROPAGATE_EXCEPTIONS=False) as app:
-            yield app
+    """One app for all the values."""
+    with app_that_crashes_quietly(servers, tmp_path_factory.mktemp("artifacts")) as app:
+        yield app
 
 
 JSON = st.recursive(

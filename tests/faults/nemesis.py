@@ -187,23 +187,26 @@ class Nemesis:
         return len(rows)
 
     @contextmanager
-    def terminating(self, *, every_seconds: float = 0.1) -> Iterator[None]:
-        """One connection at random, again and again, for the length of the block."""
+    def terminating(self, *, every_seconds: float = 0.1) -> Iterator[list[int]]:
+        """One connection at random, again and again, for the length of the block; the process ids of all so far."""
         stopped = threading.Event()
+        ended: list[int] = []
         self.note("terminating")
 
         def loop() -> None:
             with psycopg.connect(self.stack.superuser_url, autocommit=True) as connection:
                 while not stopped.wait(every_seconds):
-                    connection.execute(
-                        "SELECT pg_terminate_backend(pid) FROM (SELECT pid FROM pg_stat_activity "
-                        "WHERE application_name LIKE 'millrace-%' ORDER BY random() LIMIT 1) AS one"
+                    found = connection.execute(
+                        "SELECT pid FROM (SELECT pid FROM pg_stat_activity "
+                        "WHERE application_name LIKE 'millrace-%' ORDER BY random() LIMIT 1) AS one "
+                        "WHERE pg_terminate_backend(pid)"
                     )
+                    ended.extend(pid for (pid,) in found)
 
         thread = threading.Thread(target=loop)
         thread.start()
         try:
-            yield
+            yield ended
         finally:
             stopped.set()
             thread.join()

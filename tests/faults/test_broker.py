@@ -32,6 +32,11 @@ def test_a_storm_of_faults_loses_nothing_and_doubles_nothing(stack: Stack) -> No
             fault()
         running.go_on(6)
 
+    assert running.faults == [
+        *("kill_api_process", "kill_pool_process", "flush_redis"),
+        *("terminate_connections", "double_rings", "forge_messages"),
+    ]
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
@@ -40,6 +45,8 @@ def test_flushall_at_random_moments_loses_nothing(stack: Stack, seed: int) -> No
         for _ in range(6):
             running.go_on(running.nemesis.random.randint(3, 20))
             running.nemesis.flush_redis()
+
+    assert running.faults == ["flush_redis"] * 6
 
 
 @pytest.mark.slow
@@ -85,6 +92,7 @@ def test_after_a_wipe_under_load_with_5000_queued_all_that_was_rung_is_rung_agai
         took = wait_for(seconds_until_all_were_rung_again, seconds=3 * ON_ITS_WAY_SECONDS, what="every ring, again")
         wait_for(lambda: stack.unfinished() < 200, seconds=300, what="the end of nearly all jobs")
 
+    assert running.faults == ["flush_redis"]
     assert len(lost) > 500
     assert took < ON_ITS_WAY_SECONDS
     assert {
@@ -109,6 +117,7 @@ def test_redis_killed_and_back_without_its_data_loses_nothing(stack: Stack, seed
         stack.start_redis()
         running.go_on(20)
 
+    assert running.faults == ["kill_redis"]
     assert stack.processes["worker-1"] is worker  # `heal` found no reason to start another
 
 
@@ -123,6 +132,7 @@ def test_while_redis_is_frozen_submissions_go_on_quickly(stack: Stack, seed: int
         during = running.history.entries("answer")[before:]
         running.go_on(10)
 
+    assert running.faults == ["stop", "continue"]
     assert {answer["status"] for answer in during if answer["key"]} <= {200, 202, 404, 409}
     assert len(during) > 20
     assert statistics.quantiles((answer["seconds"] for answer in during), n=100)[98] < 3
@@ -137,7 +147,10 @@ def test_a_redis_that_refuses_or_throws_away_loses_nothing(stack: Stack, policy:
         running.nemesis.limit_redis(policy)
         running.go_on(60)
         # What a worker takes from a full Redis it runs; what is not there any more waits in PostgreSQL.
-        wait_for_end(stack, waiting[0])
+        first = wait_for_end(stack, waiting[0])
+
+    assert running.faults == ["limit_redis"]
+    assert first["state"] == "succeeded"
 
 
 @pytest.mark.slow
@@ -150,6 +163,8 @@ def test_doubled_and_reordered_rings_are_one_claim_each(stack: Stack) -> None:
         for job_id in jobs:
             wait_for_end(stack, job_id)
         assert all(outcomes(stack, job_id) == ["succeeded"] for job_id in jobs)
+
+    assert running.faults == ["double_rings"]
 
 
 @pytest.mark.slow
@@ -165,6 +180,7 @@ def test_forged_and_corrupt_messages_are_refused_and_the_consumer_lives(stack: S
             wait_for(lambda: broker.llen("default") + broker.llen("bulk") == 0, what="every message to be taken")
         still_there = {pid for pid in worker.children() if pid in pool}
 
+    assert running.faults == ["forge_messages"] * 3
     assert worker.is_running
     assert stack.processes["worker-1"] is worker
     assert not (stack.folder / PICKLE_MARK).exists()

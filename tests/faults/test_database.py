@@ -30,8 +30,11 @@ pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(300), py
 def test_connections_terminated_in_mid_transaction_lose_nothing(stack: Stack, seed: int) -> None:
     with trial(stack, seed) as running:
         running.go_on(10)
-        with running.nemesis.terminating():
+        with running.nemesis.terminating() as ended:
             running.go_on(40)
+
+    assert running.faults == ["terminating"]
+    assert ended
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -42,14 +45,18 @@ def test_a_killed_postgres_recovers_with_everything_that_was_acknowledged(stack:
             running.nemesis.kill_postgres()
         running.go_on(20)
 
+    assert running.faults == ["kill_postgres"] * 2
+
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_commits_whose_answers_are_lost_to_everybody_take_effect_once(stack: Stack, seed: int) -> None:
     with trial(stack, seed) as running:
+        running.nemesis.note("lose_answers", role="all")
         for link in stack.links.values():
             link.lose_answers = 0.02
         running.go_on(60)
 
+    assert running.faults == ["lose_answers"]
     assert all(link.lost_answers for link in stack.links.values())
 
 
@@ -68,15 +75,20 @@ def test_a_worker_parted_from_the_database_loses_its_leases_and_is_fenced(stack:
             assert wait_for_end(stack, job_id)["state"] == "succeeded"
         running.go_on(10)
 
+    assert running.faults == ["part"]
     assert [outcomes(stack, job_id)[0] for job_id in jobs] == ["lost", "lost"]
     assert [effects(stack, job_id) for job_id in jobs] == [1, 1]
 
 
 def test_half_a_second_of_latency_stretches_bounds_and_breaks_nothing(stack: Stack) -> None:
     with trial(stack, seed=1, per_second=5) as running:
+        running.nemesis.note("latency")
         for link in stack.links.values():
             link.delay_seconds = 0.25  # each way
         running.go_on(15)
+
+    assert running.faults == ["latency"]
+    assert max(answer["seconds"] for answer in running.history.entries("answer")) >= 0.5
 
 
 @pytest.mark.parametrize("hours", [1, -1])
@@ -88,10 +100,12 @@ def test_a_worker_whose_clock_is_wrong_changes_nothing(
     monkeypatch.delenv("FAULTS_CLOCK_SECONDS")
 
     with trial(stack, seed=1) as running:
+        running.nemesis.note("wrong_clock", hours=hours)
         job_id = submit(stack, args={"seconds": 2 * QUICK["LEASE_RENEW_SECONDS"], "failures": 1})
         running.go_on(30)
         assert wait_for_end(stack, job_id)["state"] == "succeeded"
 
+    assert running.faults == ["wrong_clock"]
     assert outcomes(stack, job_id) == ["failed", "succeeded"]
 
 
@@ -107,6 +121,7 @@ def test_while_no_standby_confirms_neither_clock_nor_worker_ends(stack: Stack) -
 
     with trial(stack, seed=1) as running:
         running.go_on(10)
+        running.nemesis.note("no_standby")
         giving_up = threading.Thread(target=give_up_waiting)
         giving_up.start()
         stack.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'", superuser=True)
@@ -121,6 +136,7 @@ def test_while_no_standby_confirms_neither_clock_nor_worker_ends(stack: Stack) -
             giving_up.join()
         running.go_on(10)
 
+    assert running.faults == ["no_standby"]
     assert all(process.is_running for process in processes.values())
 
 
@@ -217,6 +233,8 @@ def test_when_the_primary_dies_the_promoted_synchronous_standby_has_every_job_th
         stack.postgres_folder = folder
         stack.execute("SELECT pg_promote()", superuser=True)
         running.go_on(20)
+
+    assert running.faults == ["promote"]
 
 
 def test_a_database_put_back_to_an_earlier_time_goes_on_from_there(stack: Stack) -> None:

@@ -51,9 +51,12 @@ def test_a_worker_that_dies_around_any_commit_leaves_one_effect(stack: Stack, se
     stack.wait_until_ready()
 
     with trial(stack, seed) as running:
+        running.nemesis.note("failpoints", points=WORKER_POINTS)
         running.go_on(40)
         submit(stack, args={"seconds": 3, "failures": 1})  # one that is renewed, and one that fails
         wait_for(lambda: not any(map(Path.exists, tokens)), seconds=90, what="a death at every point")
+
+    assert running.faults == ["failpoints"]
 
 
 @pytest.mark.slow
@@ -72,9 +75,12 @@ def test_a_clock_that_dies_around_any_commit_or_ring_leaves_the_rest_to_the_next
         return not any(map(Path.exists, tokens))
 
     with trial(stack, seed, clients=2, per_second=6) as running:
+        running.nemesis.note("failpoints", points=CLOCK_POINTS)
         running.go_on(5)
         with running.nemesis.stopped("worker-1"):  # leaves leases to run out, and rings that nobody claims
             wait_for(all_reached, seconds=150, what="a death at every point")
+
+    assert running.faults == ["failpoints", "stop", "continue"]
 
 
 @pytest.mark.slow
@@ -162,6 +168,7 @@ def test_a_worker_stopped_past_its_leases_is_fenced_when_it_goes_on(stack: Stack
                 for job_id in jobs:
                     wait_for_end(stack, job_id, seconds=RESCUE_SECONDS + 30)
             running.go_on(20)
+        assert running.faults == ["stop", "continue"]
         assert any("lost" in outcomes(stack, job_id) for job_id in jobs)
         assert [effects(stack, job_id) for job_id in jobs] == [1] * 4
     finally:
@@ -178,6 +185,7 @@ def test_killed_pool_processes_cost_two_seconds_each(stack: Stack, seed: int) ->
             running.nemesis.kill_pool_process()
     waits = [recovery.wait_seconds for recovery in recoveries(stack.database_url)]
 
+    assert running.faults == ["kill_pool_process"] * 5
     # The whole load waits behind the two pool processes as well, so this bounds more than the promise does.
     assert max(waits, default=0.0) < 10
 
@@ -195,6 +203,7 @@ def test_a_rolling_restart_under_load_loses_nothing_and_counts_no_attempt(stack:
                 stack.send(name, signal.SIGTERM)
                 stack.start(name)
                 running.go_on(5)
+        assert running.faults == ["restart"] * 5
         assert [row(stack, job_id)["attempt"] for job_id in long_jobs] == [1, 1]
     finally:
         stack.end("worker-2")

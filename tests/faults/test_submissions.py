@@ -52,8 +52,10 @@ def test_a_failing_api_leaves_only_ambiguity_that_a_repeat_resolves(stack: Stack
     stack.wait_until_ready()
 
     with trial(stack, seed) as running:
+        running.nemesis.note("failpoints", points=failpoints)
         running.go_on(60, seconds=120)
 
+    assert running.faults == ["failpoints"]
     unclear = [answer for answer in running.history.entries("answer") if answer["status"] in {None, 503}]
     assert unclear, "no failpoint fired"
 
@@ -79,15 +81,19 @@ def test_killed_api_processes_lose_nothing(stack: Stack, seed: int) -> None:
             running.go_on(15)
             running.nemesis.kill_api_process()
 
+    assert running.faults == ["kill_api_process"] * 4
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_commit_whose_answer_is_lost_is_resolved_by_the_key(stack: Stack, seed: int) -> None:
     with trial(stack, seed) as running:
+        running.nemesis.note("lose_answers", role="api")
         stack.links["api"].lose_answers = 0.05
         running.go_on(60, seconds=120)
         stack.links["api"].lose_answers = 0
 
+    assert running.faults == ["lose_answers"]
     assert stack.links["api"].lost_answers > 0
 
 
@@ -157,6 +163,7 @@ def test_a_locked_table_delays_answers_by_the_lock_timeout_and_no_more(stack: St
         running.go_on(20)
         under_lock = running.history.entries("answer")[before:]
 
+    assert running.faults == ["lock"]
     refused = [answer for answer in under_lock if answer["status"] == 503]
     assert refused
     # The lock timeout is 5 s; behind it a request may have waited 2 s for a connection.

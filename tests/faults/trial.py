@@ -30,6 +30,11 @@ class Trial:
     nemesis: Nemesis
     history: History
 
+    @property
+    def faults(self) -> list[str]:
+        """The names of the faults so far, in their order."""
+        return [entry["name"] for entry in self.history.entries("fault")]
+
     def go_on(self, jobs: int = 20, *, seconds: float = 60) -> None:
         """Let so many more submissions be accepted."""
         goal = self.load.accepted + jobs
@@ -40,13 +45,17 @@ class Trial:
 def trial(stack: Stack, seed: int, **load: Any) -> Iterator[Trial]:
     """Load for the length of the block; afterwards everything is healed, drained and checked.
 
-    Raises AssertionError with every violation; the history is kept then, and the message names it.
+    Raises AssertionError with every violation, and where nothing was tried: no fault noted, or no request answered. The
+    history is kept then, and the message names it.
     """
     path = Path(tempfile.mkdtemp(prefix="millrace-history-")) / "history.jsonl"
     history = History(path)
     try:
         with Load(stack.api_url, stack.tenants, history, seed=seed, **load) as clients:
-            yield Trial(stack, clients, Nemesis(stack, history, seed), history)
+            running = Trial(stack, clients, Nemesis(stack, history, seed), history)
+            yield running
+        assert running.faults, f"no fault was noted, history {path}"
+        assert any(answer["status"] for answer in history.entries("answer")), f"nothing was answered, history {path}"
         ended = stack.ended_by_themselves()
         assert not ended, f"{ended} ended though nobody killed them"
         stack.heal()

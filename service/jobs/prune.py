@@ -36,6 +36,9 @@ _PRUNE_KEYS = text(
     """
 )
 
+# Arguments are kept as they were sent, and a UUID can be written with capitals, in braces, as a URN or without dashes.
+_HEX_OF_ARTIFACT = "right(regexp_replace(lower(args ->> 'artifact_id'), '[^0-9a-f]', '', 'g'), 32)"
+
 # An upload, or a file whose job is gone, that no unfinished job names in its arguments. `NOT IN` reads the unfinished
 # jobs once, and only when something is due; a join would be planned for as many files as the statistics tell of.
 _PRUNE_ARTIFACTS = text(
@@ -44,8 +47,8 @@ _PRUNE_ARTIFACTS = text(
      WHERE id IN (SELECT id FROM artifacts
                    WHERE {_MADE_BEFORE} AND created_at < clock_timestamp() - make_interval(days => :days)
                      AND NOT EXISTS (SELECT FROM jobs WHERE jobs.id = artifacts.job_id)
-                     AND (tenant_id, CAST(id AS text)) NOT IN
-                         (SELECT tenant_id, args ->> 'artifact_id' FROM jobs
+                     AND (tenant_id, replace(CAST(id AS text), '-', '')) NOT IN
+                         (SELECT tenant_id, {_HEX_OF_ARTIFACT} FROM jobs
                            WHERE state IN ({UNFINISHED_SQL}) AND jsonb_typeof(args -> 'artifact_id') = 'string')
                    ORDER BY id LIMIT :at_most FOR UPDATE SKIP LOCKED)
     RETURNING storage_key

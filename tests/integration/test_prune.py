@@ -100,8 +100,9 @@ def test_old_unfinished_jobs_stay(app: Flask, client: KeyClient, storage: Artifa
     assert run_prune(app, storage) == 0
 
 
+@pytest.mark.parametrize("spelling", ["{}", "urn:uuid:{}", "{{{}}}", "without dashes", "CAPITALS"])
 def test_old_artifacts_go_unless_an_unfinished_job_names_them(
-    app: Flask, client: KeyClient, storage: ArtifactStorage
+    app: Flask, client: KeyClient, storage: ArtifactStorage, spelling: str
 ) -> None:
     def upload(content: bytes) -> str:
         response = client.post("/artifacts", data=content, headers={"Content-Type": "text/csv"})
@@ -112,7 +113,8 @@ def test_old_artifacts_go_unless_an_unfinished_job_names_them(
     execute(app, f"UPDATE artifacts SET id = {aged('id')}, created_at = created_at - {AGE}")  # noqa: S608
     used, unused = (str(row.id) for row in execute(app, "SELECT id FROM artifacts ORDER BY id"))
     young = upload(b"young")
-    client.submit("table.report", args={"artifact_id": used})
+    spelled = {"without dashes": used.replace("-", ""), "CAPITALS": used.upper()}.get(spelling, spelling.format(used))
+    client.submit("table.report", args={"artifact_id": spelled})
     names_none = client.submit()["id"]
     execute(app, """UPDATE jobs SET args = '{"artifact_id": null}' WHERE id = :id""", id=names_none)
 

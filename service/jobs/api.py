@@ -190,22 +190,23 @@ def answer_submitted(submitted: Submitted) -> Response:
         job = wait_until(job, FINAL.__contains__, seconds)
         status = 200 if State(job["state"]) in FINAL else status
     shown = present(job)
-    return as_json(shown, status, {**_headers_of(job), **headers, "Location": shown["links"]["self"]})
+    return as_json(shown, status, {**_headers_of(job, etag_of(job)), **headers, "Location": shown["links"]["self"]})
 
 
 def answer_job(job: Mapping[Any, Any]) -> Response:
     """The job with its headers, or 304 where the client has it already."""
     # If-None-Match compares weakly (RFC 9110, 13.1.2): a proxy that compresses makes our strong tags weak ones.
-    if request.if_none_match.contains_weak(etag_of(job)):
+    etag = etag_of(job)
+    if request.if_none_match.contains_weak(etag):
         response = Response(status=304)
-        response.set_etag(etag_of(job))
+        response.set_etag(etag)
         return response
     waiting_for = None if State(job["state"]) in FINAL else explain_waiting(job)
-    return as_json(present(job, waiting_for=waiting_for), 200, _headers_of(job))
+    return as_json(present(job, waiting_for=waiting_for), 200, _headers_of(job, etag))
 
 
-def _headers_of(job: Mapping[Any, Any]) -> dict[str, str]:
-    headers = {"ETag": f'"{etag_of(job)}"'}
+def _headers_of(job: Mapping[Any, Any], etag: str) -> dict[str, str]:
+    headers = {"ETag": f'"{etag}"'}
     if State(job["state"]) not in FINAL:
         headers["Retry-After"] = str(polling_interval(job))
     return headers

@@ -163,13 +163,14 @@ _FINISHED = """
       FROM unnest(%(ids)s::uuid[]) AS id
 """
 
+# An index look-up per job: the planner, who may know little of tables that were filled a moment ago, has no choice.
 _RAN_ONCE = """
     SELECT count(*)
-      FROM jobs
-      JOIN (SELECT job_id, count(*) AS attempts, min(outcome) AS outcome FROM job_attempts GROUP BY job_id) AS tried
-        ON job_id = id
-     WHERE id = ANY(%(ids)s::uuid[]) AND state = 'succeeded' AND attempt = 1
-       AND attempts = 1 AND outcome = 'succeeded'
+      FROM unnest(%(ids)s::uuid[]) AS wanted (id)
+      JOIN jobs USING (id)
+     CROSS JOIN LATERAL (SELECT count(*) AS attempts, min(outcome) AS outcome
+                           FROM job_attempts WHERE job_id = jobs.id) AS tried
+     WHERE state = 'succeeded' AND attempt = 1 AND attempts = 1 AND tried.outcome = 'succeeded'
 """
 
 _STORED = """

@@ -5,6 +5,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from heapq import heapify
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from worker.job_request import give_all_back
 
 LOOK_SECONDS = 0.5
 RESULTS_AT_A_TIME = 64
+FEW_TIMERS = 1000
 
 
 class Occupancy:
@@ -159,6 +161,25 @@ class PoolWorker(Worker):  # type: ignore[misc] # celery ships no types
         self.wait_for_job: Callable[[], Any] = _inbox.next
 
 
+class TimeLimits:
+    """The event loop's timers, of which the pool sets one for each job's time limit and cancels it at the job's end.
+
+    kombu 5.7.0 keeps a cancelled timer until it would have been due: some 600 bytes for a job that ended within
+    milliseconds, for as many hours as it might have taken.
+    """
+
+    def __init__(self, heap: list[Any]) -> None:
+        self._heap = heap
+        self._allowed = FEW_TIMERS
+
+    def forget_cancelled(self) -> None:
+        """Let go of the cancelled ones, once they are most of all."""
+        if len(self._heap) > self._allowed:
+            self._heap[:] = [timer for timer in self._heap if not timer.entry.canceled]
+            heapify(self._heap)
+            self._allowed = max(FEW_TIMERS, 2 * len(self._heap))
+
+
 class PromptPool(AsynPool):  # type: ignore[misc] # celery ships no types
     """A pool that looks after its processes more often; one look is a `waitpid` per process.
 
@@ -190,7 +211,15 @@ class PromptPool(AsynPool):  # type: ignore[misc] # celery ships no types
     @property
     def timers(self) -> dict[object, float]:
         """What the event loop calls, and how often in seconds."""
-        return {self.maintain_pool: LOOK_SECONDS}
+        return {self.maintain_pool: LOOK_SECONDS, self._forget_cancelled_timers: LOOK_SECONDS}
+
+    def register_with_event_loop(self, hub: Any) -> None:
+        """Called at every new connection to the broker."""
+        self._time_limits = TimeLimits(hub.timer._queue)  # noqa: SLF001 - kombu has no other way to its timers
+        super().register_with_event_loop(hub)
+
+    def _forget_cancelled_timers(self) -> None:
+        self._time_limits.forget_cancelled()
 
     def _create_process_handlers(self, hub: Any) -> None:
         super()._create_process_handlers(hub)

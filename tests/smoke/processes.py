@@ -187,7 +187,8 @@ class ProcessVendor:
         return f"{self.inner_api_url}/api/v1"
 
     def runs_on(self, node: CeleryTestNode, worker: str) -> bool:
-        return int(worker.rpartition(":")[2]) in node.container.pids()
+        _host, pid, _run = worker.split(":")
+        return int(pid) in node.container.pids()
 
     def teardown(self) -> None:
         """End everything; pytest shows the logs when the test failed."""

@@ -154,8 +154,8 @@ class ContainerVendor:
     def database_url(self) -> str:
         return str(self._fixture("container_database"))
 
-    def runs_on(self, node: CeleryTestNode, worker: str) -> bool:
-        return worker.startswith(f"{node.container.id[:12]}:")
+    def runs_on(self, node: CeleryTestNode, name: str) -> bool:
+        return name.startswith(f"{node.container.id[:12]}:")
 
 
 def missing_options(config: pytest.Config) -> bool:

@@ -186,9 +186,8 @@ class ProcessVendor:
     def api_url(self) -> str:
         return f"{self.inner_api_url}/api/v1"
 
-    def runs_on(self, node: CeleryTestNode, worker: str) -> bool:
-        _host, pid, _run = worker.split(":")
-        return int(pid) in node.container.pids()
+    def runs_on(self, node: CeleryTestNode, name: str) -> bool:
+        return int(name.split(":")[1]) in node.container.pids()
 
     def teardown(self) -> None:
         """End everything; pytest shows the logs when the test failed."""

@@ -46,5 +46,5 @@ class Vendor(Protocol):
     def database_url(self) -> str:
         """The migrated database, as this process reaches it."""
 
-    def runs_on(self, node: CeleryTestNode, worker: str) -> bool:
-        """Whether the worker that an attempt names (`host:pid`) is a process of the node."""
+    def runs_on(self, node: CeleryTestNode, name: str) -> bool:
+        """Whether the name that a worker or beat goes by (`host:pid`, perhaps with more after it) is the node's."""

@@ -157,6 +157,9 @@ def test_a_redis_that_refuses_or_throws_away_loses_nothing(stack: Stack, policy:
 def test_doubled_and_reordered_rings_are_one_claim_each(stack: Stack) -> None:
     stack.end("worker-1")
     jobs = [submit(stack) for _ in range(50)]
+    with stack.broker() as broker:
+        # What could not be rung at its submission the dispatcher rings some seconds later.
+        wait_for(lambda: broker.llen("default") >= len(jobs), what="a ring of every job")
     with trial(stack, seed=1, per_second=5) as running:
         assert running.nemesis.double_rings() >= 500
         stack.start("worker-1")

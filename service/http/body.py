@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any, NoReturn
 
-from flask import Request, g
+from flask import Request, g, request
 from flask_smorest import Blueprint
 from marshmallow import Schema, missing
 from webargs.flaskparser import FlaskParser
@@ -116,6 +116,18 @@ class StrictParser(FlaskParser):
 
     DEFAULT_UNKNOWN_BY_LOCATION: dict[str, str | None] = {}  # noqa: RUF012 - as webargs declares it
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._of_no_query: dict[Schema, dict[str, Any]] = {}
+
+    def parse(self, argmap: Any, req: Request | None = None, *, location: str | None = None, **kwargs: Any) -> Any:
+        """As webargs'. Most requests have no query, and what a schema makes of none is found out once."""
+        if location != "query" or (req or request).query_string:
+            return super().parse(argmap, req, location=location, **kwargs)
+        if argmap not in self._of_no_query:
+            self._of_no_query[argmap] = super().parse(argmap, req, location=location, **kwargs)
+        return dict(self._of_no_query[argmap])
+
     def load_json(self, req: Request, schema: Any) -> Any:
         """The body as JSON; none where nothing was sent, and then the schema says what is missing.
 
@@ -135,8 +147,6 @@ class StrictParser(FlaskParser):
 
     def load_querystring(self, req: Request, schema: Any) -> Any:
         """The query's parameters. Raises Problem 422 for a NUL character: no column can hold one."""
-        if not req.query_string:
-            return {}
         for name, value in req.args.items(multi=True):
             if "\0" in name or "\0" in value:
                 faults = list(pointers({name.replace("\0", ""): ["A NUL character cannot be searched for."]}))

@@ -70,8 +70,9 @@ def create_app(config: Mapping[str, Any] | None = None, *, role: Role = "api") -
     migrate.init_app(app, db, directory=str(SERVICE_FOLDER.parent / "migrations"), compare_type=True)
     celery_init_app(app)
     app.extensions["bell"] = Bell(app.extensions["celery"], hard_timeout_grace=app.config["HARD_TIMEOUT_GRACE"])
-    app.extensions["intake"] = Intake(app.extensions["bell"])
-    app.extensions["job_reader"] = JobReader()
+    turn_seconds = app.config["DATABASE_POOL_TIMEOUT"]
+    app.extensions["intake"] = Intake(app.extensions["bell"], turn_seconds=turn_seconds)
+    app.extensions["job_reader"] = JobReader(turn_seconds=turn_seconds)
     app.extensions["known_keys"] = KnownKeys()
     app.extensions["waiting_room"] = WaitingRoom(app)
     if role in {"api", "cli"}:

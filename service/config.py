@@ -38,7 +38,7 @@ class Defaults:
     DATABASE_POOL_OVERFLOW = 0
     """Connections beyond those; each is closed as soon as it is returned, and opening one costs ten statements."""
     DATABASE_POOL_TIMEOUT = 2.0
-    """How long a request waits for a free connection before it is answered 503."""
+    """How long a request waits for a free connection, or for its turn to share one, before it is answered 503."""
     DATABASE_CONNECT_TIMEOUT = 3
     DATABASE_STATEMENT_TIMEOUT = 15.0
     DATABASE_LOCK_TIMEOUT = 5.0

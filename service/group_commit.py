@@ -20,6 +20,10 @@ class LeaderEnded(Exception):
     """Whoever committed for the group was ended meanwhile: nobody knows what became of the commit."""
 
 
+class LineStalled(Exception):
+    """Those in front did not get on in time, and the caller left the line: nothing was done."""
+
+
 class _Place(Generic[Item, Outcome]):
     """A caller in the line."""
 
@@ -37,18 +41,23 @@ class _Place(Generic[Item, Outcome]):
 class GroupCommit(Generic[Item, Outcome]):
     """Calls `commit` with the items of several callers, never twice at a time; one outcome per item, in order.
 
-    What `commit` raises is raised to all callers of its group; LeaderEnded where only its own caller was meant.
+    What `commit` raises is raised to all callers of its group; LeaderEnded where only its own caller was meant. Whoever
+    waits longer than `turn_seconds` for the group's turn gets LineStalled: while the database is stuck each group takes
+    as long as a lock may, and the last in line would wait for them all.
     """
 
-    def __init__(self, commit: Callable[[list[Item]], Sequence[Outcome]], *, at_most: int = 100) -> None:
+    def __init__(
+        self, commit: Callable[[list[Item]], Sequence[Outcome]], *, at_most: int = 100, turn_seconds: float = 2.0
+    ) -> None:
         self._commit = commit
         self._at_most = at_most
+        self._turn_seconds = turn_seconds
         self._lock = threading.Lock()
         self._line: deque[_Place[Item, Outcome]] = deque()
         self._has_leader = False
 
     def commit(self, item: Item) -> Outcome:
-        """The item's outcome, once its group is committed."""
+        """The item's outcome, once its group is committed. Raises LineStalled."""
         place: _Place[Item, Outcome] = _Place(item)
         with self._lock:
             self._line.append(place)
@@ -65,7 +74,9 @@ class GroupCommit(Generic[Item, Outcome]):
     def _wait(self, place: _Place[Item, Outcome]) -> None:
         """Until the place has its outcome, or is the first in line and leads."""
         try:
-            place.turn.acquire()
+            if not place.turn.acquire(timeout=self._turn_seconds):
+                self._leave(place)
+                place.turn.acquire()
         except BaseException:  # the caller is being ended: the line must go on without it
             with self._lock:
                 if place in self._line:
@@ -74,6 +85,13 @@ class GroupCommit(Generic[Item, Outcome]):
             if successor is not None:
                 successor.turn.release()
             raise
+
+    def _leave(self, place: _Place[Item, Outcome]) -> None:
+        """Leave the line, unless the place's turn has come after all. Raises LineStalled."""
+        with self._lock:
+            if place in self._line and not place.leads:
+                self._line.remove(place)
+                raise LineStalled
 
     def _lead(self, own: _Place[Item, Outcome]) -> None:
         """Commit everybody who is in line, then leave the lead to whoever came meanwhile."""

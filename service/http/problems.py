@@ -14,7 +14,7 @@ from werkzeug.exceptions import HTTPException, InternalServerError, RequestEntit
 from werkzeug.wrappers import Response as BaseResponse
 
 from service.artifacts.storage import FileTooLarge
-from service.group_commit import LeaderEnded
+from service.group_commit import LeaderEnded, LineStalled
 from service.jobs.cancel import JobNotFound
 from service.jobs.new_job import InvalidJob
 from service.jobs.submit import IdempotencyKeyReused, UniqueKeyTaken
@@ -106,6 +106,7 @@ def register_error_handlers(app: Flask) -> None:
     app.register_error_handler(FileTooLarge, _too_large)
     app.register_error_handler(BadCursor, _bad_cursor)
     app.register_error_handler(SQLAlchemyError, _database_error)
+    app.register_error_handler(LineStalled, _line_stalled)
     app.register_error_handler(CommitUnsure, _commit_unsure)
     app.register_error_handler(LeaderEnded, _commit_unsure)
     app.register_error_handler(InternalServerError, _crash)
@@ -198,14 +199,22 @@ def _database_error(error: SQLAlchemyError) -> Response:
     original = error.orig if isinstance(error, DBAPIError) else None
     is_disconnected = isinstance(error, DBAPIError) and error.connection_invalidated
     if isinstance(error, OperationalError | PoolTimeout) or isinstance(original, _PASSING) or is_disconnected:
-        log.error("the database did not answer in time: %s", type(original or error).__name__)
-        detail = "The database is not available at the moment. Repeat the request, with the same Idempotency-Key."
-        return problem_response(Problem(503, "unavailable", detail, headers={"Retry-After": "2"}))
+        return _unavailable(original or error)
     if isinstance(original, pg.DataError):
         # A value that passed our checks and that PostgreSQL cannot hold. Ours to mend, but the client's to change.
         log.error("PostgreSQL refused a value: %s", type(original).__name__)
         return problem_response(Problem(422, "invalid", "A value of the request cannot be stored."))
     raise error
+
+
+def _line_stalled(error: LineStalled) -> Response:
+    return _unavailable(error)
+
+
+def _unavailable(error: BaseException) -> Response:
+    log.error("the database did not answer in time: %s", type(error).__name__)
+    detail = "The database is not available at the moment. Repeat the request, with the same Idempotency-Key."
+    return problem_response(Problem(503, "unavailable", detail, headers={"Retry-After": "2"}))
 
 
 def _commit_unsure(error: CommitUnsure | LeaderEnded) -> Response:

@@ -57,11 +57,14 @@ _FIND_EACH = Statement(
 class JobReader:
     """Looks at jobs for one API process: looks that come at the same moment share a statement."""
 
-    def __init__(self) -> None:
-        self._group: GroupCommit[dict[str, UUID], Row | None] = GroupCommit(_find_each)
+    def __init__(self, *, turn_seconds: float = 2.0) -> None:
+        self._group: GroupCommit[dict[str, UUID], Row | None] = GroupCommit(_find_each, turn_seconds=turn_seconds)
 
     def look(self, tenant_id: UUID, job_id: UUID, *, key_id: UUID) -> Row | None:
-        """The tenant's job, as it stands now; None also where the API key is not good any more."""
+        """The tenant's job, as it stands now; None also where the API key is not good any more.
+
+        Raises LineStalled if its turn did not come in time.
+        """
         return self._group.commit({"id": job_id, "tenant_id": tenant_id, "key_id": key_id})
 
 

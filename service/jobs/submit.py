@@ -70,9 +70,11 @@ PATIENCE_SECONDS = 0.1
 class Intake:
     """Where one API process takes its jobs in: those that come at the same moment share statement, commit and ring."""
 
-    def __init__(self, bell: Bell) -> None:
+    def __init__(self, bell: Bell, *, turn_seconds: float = 2.0) -> None:
         self.bell = bell
-        self._group: GroupCommit[_Submission, Row | None] = GroupCommit(self._store_together, at_most=MOST_TOGETHER)
+        self._group: GroupCommit[_Submission, Row | None] = GroupCommit(
+            self._store_together, at_most=MOST_TOGETHER, turn_seconds=turn_seconds
+        )
 
     def submit(
         self,
@@ -85,9 +87,9 @@ class Intake:
     ) -> Submitted:
         """Store the job durably, then ring for it. What returns from here is kept.
 
-        Raises InvalidJob, IdempotencyKeyReused or UniqueKeyTaken, and then nothing was stored; KeyRefused if the
-        job is submitted by a key that is not good any more. A broker that is down is no error: the dispatcher rings
-        later.
+        Raises InvalidJob, IdempotencyKeyReused, UniqueKeyTaken, or LineStalled if its turn did not come in time, and
+        then nothing was stored; KeyRefused if the job is submitted by a key that is not good any more. A broker that
+        is down is no error: the dispatcher rings later.
         """
         ring = self.bell.is_worth_trying
         submission = _Submission.make(

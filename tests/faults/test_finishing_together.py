@@ -13,7 +13,7 @@ from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("execution")]
 
-JOBS = 400
+JOBS = 1000
 
 
 @pytest.mark.parametrize("point", ["succeed.handed_over", "succeed.before_commit", "succeed.after_commit"])
@@ -27,7 +27,7 @@ def test_what_a_process_had_not_committed_when_it_died_runs_again_at_once(
     # No clock runs: what the worker's parent would not give back stayed running.
     command = (*WORKER, "--concurrency", "2")
     with running(command, config, tmp_path / "worker.log", FAILPOINTS=f"{point}=exit,token={once}") as worker:
-        wait_for(lambda: count(client, "SELECT count(*) FROM jobs WHERE state = 'succeeded'") > JOBS // 4)
+        wait_for(lambda: count(client, "SELECT count(*) FROM jobs WHERE state = 'succeeded'") > JOBS // 10)
         before = set(worker.children())
         once.touch()
         wait_for(lambda: not once.exists(), what="a process that dies")
@@ -47,7 +47,7 @@ def test_a_worker_that_stops_has_committed_all_that_it_told_of(
     assert response.status_code == 202, response.text
 
     with running((*WORKER, "--concurrency", "2"), config, tmp_path / "worker.log") as worker:
-        wait_for(lambda: count(client, "SELECT count(*) FROM jobs WHERE state = 'succeeded'") > JOBS // 4)
+        wait_for(lambda: count(client, "SELECT count(*) FROM jobs WHERE state = 'succeeded'") > JOBS // 10)
         worker.send(15)
         worker.wait(20)
 

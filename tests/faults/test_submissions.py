@@ -1,13 +1,16 @@
 """What clients are told while the API dies, loses its database or is asked everything at once."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
+import psycopg
 import pytest
 
 from tests.faults.one_job import post, submit, wait_for_end
 from tests.faults.stack import Stack
 from tests.faults.trial import SEEDS, trial
+from tests.support.threads import at_once
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300), pytest.mark.xdist_group("faults")]
 
@@ -28,6 +31,30 @@ def test_a_hundred_parallel_requests_with_one_key_make_one_job(stack: Stack) -> 
     assert {status for status, _ in answers} == {202}
     assert len({job_id for _, job_id in answers}) == 1
     assert stack.execute("SELECT count(*) AS jobs FROM jobs")[0]["jobs"] == 1
+
+
+@pytest.mark.slow
+def test_nobody_in_a_crowd_before_a_locked_table_waits_for_more_than_one_lock_timeout(stack: Stack) -> None:
+    # More than go into a statement together: the last must not wait for the timeouts of all before them.
+    keys = [f"crowd-{number}" for number in range(150)]
+
+    def send(key: str) -> tuple[int, float, str]:
+        began = time.monotonic()
+        response = post(stack, "/jobs", {"type": "fault.effect"}, key=key)
+        return response.status, time.monotonic() - began, response.json().get("id", "")
+
+    with psycopg.connect(stack.superuser_url) as connection:
+        connection.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
+        refused = at_once([lambda key=key: send(key) for key in keys])  # type: ignore[misc]
+        connection.rollback()
+    accepted = at_once([lambda key=key: send(key) for key in keys])  # type: ignore[misc]
+
+    assert {status for status, _, _ in refused} == {503}
+    assert max(seconds for _, seconds, _ in refused) < 10
+    assert {status for status, _, _ in accepted} == {202}
+    assert len({job_id for _, _, job_id in accepted}) == len(keys)
+    known = stack.execute("SELECT count(*) AS jobs FROM idempotency_keys WHERE key LIKE 'crowd-%%'")[0]
+    assert known["jobs"] == len(keys)
 
 
 @pytest.mark.slow
@@ -166,5 +193,5 @@ def test_a_locked_table_delays_answers_by_the_lock_timeout_and_no_more(stack: St
     assert running.faults == ["lock"]
     refused = [answer for answer in under_lock if answer["status"] == 503]
     assert refused
-    # The lock timeout is 5 s; behind it a request may have waited 2 s for a connection.
+    # The lock timeout is 5 s; before it a request may have waited 2 s for a connection, or for its group's turn.
     assert max(answer["seconds"] for answer in refused) < 10

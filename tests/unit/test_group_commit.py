@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from service.group_commit import GroupCommit, LeaderEnded
+from service.group_commit import GroupCommit, LeaderEnded, LineStalled
 from tests.support.threads import at_once, in_background
 from tests.support.waiting import wait_for
 
@@ -92,3 +92,50 @@ def test_a_leader_that_is_ended_leaves_its_group_an_error_and_the_line_a_leader(
     assert groups == [["first"], ["ended", "follower"]]
     assert outcomes == ["nobody knows"]
     assert group.commit("afterwards") == "afterwards"
+
+
+def test_whoever_waits_too_long_for_a_turn_leaves_the_line_and_is_not_committed() -> None:
+    may_end, groups = threading.Event(), []
+
+    def commit(items: list[str]) -> list[str]:
+        groups.append(items)
+        assert may_end.wait(30)
+        return items
+
+    group = GroupCommit[str, str](commit, at_most=1, turn_seconds=0.1)
+
+    with in_background(lambda: group.commit("first")):
+        wait_for(lambda: groups)
+        for _ in range(3):
+            with pytest.raises(LineStalled):
+                group.commit("impatient")
+        may_end.set()
+
+    assert group.commit("afterwards") == "afterwards"
+    assert groups == [["first"], ["afterwards"]]
+
+
+def test_whose_turn_has_come_waits_for_the_outcome_however_long_it_takes() -> None:
+    may_end, groups = [threading.Event(), threading.Event()], list[list[str]]()
+    outcomes: list[str] = []
+
+    def commit(items: list[str]) -> list[str]:
+        groups.append(items)
+        assert may_end[len(groups) > 1].wait(30)
+        return items
+
+    group = GroupCommit[str, str](commit, turn_seconds=0.5)
+
+    with in_background(lambda: group.commit("first")):
+        wait_for(lambda: groups)
+        with (
+            in_background(lambda: outcomes.append(group.commit("leader"))),
+            in_background(lambda: outcomes.append(group.commit("follower"))),
+        ):
+            wait_for(lambda: len(group._line) == 2)
+            may_end[0].set()
+            wait_for(lambda: len(groups) == 2)
+            threading.Event().wait(0.7)  # longer than anybody waits for a turn
+            may_end[1].set()
+
+    assert sorted(outcomes) == ["follower", "leader"]

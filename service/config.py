@@ -65,6 +65,7 @@ class Defaults:
     RETENTION_DAYS = 30
     """Final jobs, their events, attempts and artifacts are deleted after so many days."""
     IDEMPOTENCY_HOURS = 72
+    """How long a repeat with the same `Idempotency-Key` is answered with the first one's job."""
 
     ARTIFACT_DIR = ""
     ARTIFACT_MAX_BYTES = 1 << 30
@@ -165,6 +166,11 @@ def _check_values(config: Mapping[str, Any]) -> None:
         raise BadSetting(f"{ENV_PREFIX}_ARTIFACT_DIR must be an absolute path, the same folder for API and workers.")
     if config["LEASE_RENEW_SECONDS"] * 3 > config["LEASE_SECONDS"]:
         raise BadSetting(f"{ENV_PREFIX}_LEASE_SECONDS must be at least three times {ENV_PREFIX}_LEASE_RENEW_SECONDS.")
+    if config["RETENTION_DAYS"] * 24 < config["IDEMPOTENCY_HOURS"]:
+        raise BadSetting(
+            f"{ENV_PREFIX}_RETENTION_DAYS must cover {ENV_PREFIX}_IDEMPOTENCY_HOURS ({config['IDEMPOTENCY_HOURS']}): "
+            "while a key is kept, its repeats are answered with its job."
+        )
     if config["LOG_LEVEL"] not in logging.getLevelNamesMapping():
         raise BadSetting(f"{ENV_PREFIX}_LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR.")
     if config["LOG_FORMAT"] not in {"json", "text"}:

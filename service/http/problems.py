@@ -17,7 +17,7 @@ from service.artifacts.storage import FileTooLarge
 from service.group_commit import LeaderEnded, LineStalled
 from service.jobs.cancel import JobNotFound
 from service.jobs.new_job import InvalidJob
-from service.jobs.submit import IdempotencyKeyReused, UniqueKeyTaken
+from service.jobs.submit import AnswerGone, IdempotencyKeyReused, UniqueKeyTaken
 from service.paging import BadCursor
 from service.transaction import CommitUnsure
 
@@ -101,6 +101,7 @@ def register_error_handlers(app: Flask) -> None:
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(InvalidJob, _invalid_job)
     app.register_error_handler(IdempotencyKeyReused, _key_reused)
+    app.register_error_handler(AnswerGone, _answer_gone)
     app.register_error_handler(UniqueKeyTaken, _unique_key_taken)
     app.register_error_handler(JobNotFound, _not_found)
     app.register_error_handler(FileTooLarge, _too_large)
@@ -165,6 +166,11 @@ def _invalid_job(error: InvalidJob) -> Response:
 def _key_reused(_: IdempotencyKeyReused) -> Response:
     detail = "This Idempotency-Key was used before with another request. Use a new key for a new request."
     return problem_response(Problem(422, "idempotency-key-reused", detail))
+
+
+def _answer_gone(_: AnswerGone) -> Response:
+    detail = "This request was answered before, and its job has been deleted since. Use a new key for a new job."
+    return problem_response(Problem(410, "gone", detail))
 
 
 def _unique_key_taken(error: UniqueKeyTaken) -> Response:

@@ -182,7 +182,7 @@ def answer_submitted(submitted: Submitted) -> Response:
     """202 with the job, or 200 with a job that exists already or ends within `Prefer: wait=N`."""
     job: Mapping[Any, Any] = submitted.job
     headers = {}
-    if submitted.outcome == "replayed":
+    if submitted.is_replay:
         headers["Idempotent-Replayed"] = "true"
     status = 200 if submitted.outcome == "existing" else 202
     if (seconds := _preferred_wait()) is not None:

@@ -12,7 +12,7 @@ from service.jobs.new_job import Idempotency, NewJob
 from service.jobs.queries import UNFINISHED_SQL
 from service.jobs.ring import Bell
 from service.jobs.store import STORE, job_entry, record_entry, store_parameters
-from service.jobs.submit import IdempotencyKeyReused, UniqueKeyTaken
+from service.jobs.submit import AnswerGone, IdempotencyKeyReused, UniqueKeyTaken
 from service.jobs.types import registry
 from service.statements import Row
 from service.transaction import execute_alone, transaction
@@ -47,8 +47,8 @@ def submit_batch(
 ) -> Batch:
     """Store all the jobs durably, then ring for them. All or none.
 
-    The jobs were found valid. Raises IdempotencyKeyReused, or UniqueKeyTaken when a job that chose to be refused meets
-    an unfinished one; then nothing was stored. `replace` is not for batches.
+    The jobs were found valid. Raises IdempotencyKeyReused, AnswerGone, or UniqueKeyTaken when a job that chose to be
+    refused meets an unfinished one; then nothing was stored. `replace` is not for batches.
     """
     ring = bell.is_worth_trying
     entries = [
@@ -75,9 +75,12 @@ RUNG_AT_ONCE = 1000
 """Most jobs of one batch that are rung with it: a window full. The dispatcher rings the rest as there is room."""
 
 
-_KNOWN = text("SELECT fingerprint, job_id, job_ids FROM idempotency_keys WHERE tenant_id = :tenant_id AND key = :key")
+_KNOWN = text(
+    "SELECT fingerprint, job_id, job_ids, existing FROM idempotency_keys WHERE tenant_id = :tenant_id AND key = :key"
+)
 _REMEMBER = text(
-    "UPDATE idempotency_keys SET job_ids = CAST(:ids AS uuid[]) WHERE tenant_id = :tenant_id AND key = :key"
+    "UPDATE idempotency_keys SET job_ids = CAST(:ids AS uuid[]), existing = CAST(:existing AS boolean[])"
+    " WHERE tenant_id = :tenant_id AND key = :key"
 )
 _STATES = text("SELECT id, state FROM jobs WHERE tenant_id = :tenant_id AND id = ANY(CAST(:ids AS uuid[]))")
 _HOLDERS = text(
@@ -102,19 +105,32 @@ def _resolve(
         parameters = {"tenant_id": tenant_id, "key": idempotency.key}
         known = session.execute(_KNOWN, parameters).mappings().one()  # new or old
         if known["job_id"] != ids[0]:
-            if bytes(known["fingerprint"]) != idempotency.fingerprint or known["job_ids"] is None:
+            job_ids = known["job_ids"]
+            # As many as then: where it is not atomic, a release between may find other jobs of the same batch valid.
+            if bytes(known["fingerprint"]) != idempotency.fingerprint or job_ids is None or len(job_ids) != len(ids):
                 raise IdempotencyKeyReused
-            return _replay(session, tenant_id, known["job_ids"])
+            return _replay(session, tenant_id, job_ids, existing=known["existing"] or [False] * len(job_ids))
     items = _with_holders(session, tenant_id, jobs, ids, {row["id"]: row["state"] for row in rows})
     if idempotency is not None:
-        answered = {"tenant_id": tenant_id, "key": idempotency.key, "ids": [item.id for item in items]}
+        answered = {
+            "tenant_id": tenant_id,
+            "key": idempotency.key,
+            "ids": [item.id for item in items],
+            "existing": [item.outcome == "existing" for item in items],
+        }
         session.execute(_REMEMBER, answered)
     return Batch(items, is_replay=False)
 
 
-def _replay(session: Session, tenant_id: UUID, job_ids: list[UUID]) -> Batch:
+def _replay(session: Session, tenant_id: UUID, job_ids: list[UUID], *, existing: list[bool]) -> Batch:
     states = {row.id: row.state for row in session.execute(_STATES, {"tenant_id": tenant_id, "ids": job_ids})}
-    return Batch([BatchItem(job_id, states[job_id], "created") for job_id in job_ids], is_replay=True)
+    if not states.keys() >= set(job_ids):
+        raise AnswerGone
+    items = [
+        BatchItem(job_id, states[job_id], "existing" if was_there else "created")
+        for job_id, was_there in zip(job_ids, existing, strict=True)
+    ]
+    return Batch(items, is_replay=True)
 
 
 def _with_holders(

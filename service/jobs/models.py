@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, LargeBinary, Text, Uuid, func, text
+from sqlalchemy import BigInteger, Boolean, CheckConstraint, ForeignKey, Index, LargeBinary, Text, Uuid, func, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -152,6 +152,8 @@ class IdempotencyKey(Base):
     job_id: Mapped[UUID]
     job_ids: Mapped[list[UUID] | None] = mapped_column(ARRAY(Uuid))
     """Of a batch: all its jobs, in order."""
+    existing: Mapped[list[bool] | None] = mapped_column(ARRAY(Boolean))
+    """Of each of its jobs, in order, whether it was there already, with the unique key. Null: none was."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 
 

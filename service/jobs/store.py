@@ -33,7 +33,7 @@ STORE = Statement(
          ORDER BY tenant_id, key
         ON CONFLICT (tenant_id, key) DO UPDATE
            SET fingerprint = excluded.fingerprint, job_id = excluded.job_id, job_ids = excluded.job_ids,
-               created_at = clock_timestamp()
+               existing = NULL, created_at = clock_timestamp()
          WHERE known.created_at < clock_timestamp() - make_interval(hours => :kept_hours)
         RETURNING job_id
     ), sent AS (

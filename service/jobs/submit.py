@@ -7,7 +7,7 @@ from uuid import UUID
 
 import psycopg
 from psycopg.errors import LockNotAvailable
-from sqlalchemy import RowMapping, text
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -29,11 +29,17 @@ class Submitted:
     """The job that answers the request, and how it came about."""
 
     job: Row
-    outcome: Literal["created", "replayed", "existing"]
+    outcome: Literal["created", "existing"]
+    is_replay: bool = False
+    """The same answer was given before, to the same idempotency key."""
 
 
 class IdempotencyKeyReused(Exception):
     """The key was used before with another request."""
+
+
+class AnswerGone(Exception):
+    """The key is still known, and the job that answered it first is deleted."""
 
 
 class UniqueKeyTaken(Exception):
@@ -87,9 +93,9 @@ class Intake:
     ) -> Submitted:
         """Store the job durably, then ring for it. What returns from here is kept.
 
-        Raises InvalidJob, IdempotencyKeyReused, UniqueKeyTaken, or LineStalled if its turn did not come in time, and
-        then nothing was stored; KeyRefused if the job is submitted by a key that is not good any more. A broker that
-        is down is no error: the dispatcher rings later.
+        Raises InvalidJob, IdempotencyKeyReused, AnswerGone, UniqueKeyTaken, or LineStalled if its turn did not come
+        in time, and then nothing was stored; KeyRefused if the job is submitted by a key that is not good any more. A
+        broker that is down is no error: the dispatcher rings later.
         """
         ring = self.bell.is_worth_trying
         submission = _Submission.make(
@@ -101,7 +107,7 @@ class Intake:
             if key_id is not None:
                 require_good_key(session, key_id)
             submitted = _store(session, submission)
-        if submitted.outcome == "created" and submitted.job["rung_at"] is not None:
+        if submitted.outcome == "created" and not submitted.is_replay and submitted.job["rung_at"] is not None:
             self.bell.ring(submitted.job)  # only after the commit: a worker must never be faster than the row
         return submitted
 
@@ -156,7 +162,7 @@ def _store(session: Session, submission: _Submission) -> Submitted:
     if (stored := _execute(session, submission, idempotency)) is not None:
         return Submitted(stored, "created")
     if idempotency is not None and (first := _first_answer(session, submission, idempotency)):
-        return Submitted(first, "replayed")
+        return first
     return _resolve_unique_key(session, submission)
 
 
@@ -168,11 +174,12 @@ def _execute(session: Session, submission: _Submission, idempotency: Idempotency
     return None if stored is None else stored_job(entry, stored)
 
 
-def _first_answer(session: Session, submission: _Submission, idempotency: Idempotency) -> RowMapping | None:
-    """The job that answered this key first; None where the key is ours and something else stood in the way."""
+def _first_answer(session: Session, submission: _Submission, idempotency: Idempotency) -> Submitted | None:
+    """What answered this key first; None where the key is ours and something else stood in the way."""
     key = {"tenant_id": submission.tenant_id, "key": idempotency.key}
     known = session.execute(
-        text("SELECT fingerprint, job_id FROM idempotency_keys WHERE tenant_id = :tenant_id AND key = :key"), key
+        text("SELECT fingerprint, job_id, existing FROM idempotency_keys WHERE tenant_id = :tenant_id AND key = :key"),
+        key,
     ).one_or_none()
     if known is None:  # no record, new or old: the API key was revoked a moment ago
         raise KeyRefused
@@ -182,7 +189,10 @@ def _first_answer(session: Session, submission: _Submission, idempotency: Idempo
         raise IdempotencyKeyReused
     # The first answer may have been a 503, because the wait for a synchronous standby was broken off, and this one says
     # 2xx: its commit waits for the standby as well, for `STORE` has locked the record.
-    return find_job(session, submission.tenant_id, known.job_id)
+    job = find_job(session, submission.tenant_id, known.job_id)
+    if job is None:  # whoever repeats the request must not be given a second one
+        raise AnswerGone
+    return Submitted(job, "existing" if known.existing else "created", is_replay=True)
 
 
 def _resolve_unique_key(session: Session, submission: _Submission) -> Submitted:
@@ -205,7 +215,10 @@ def _resolve_unique_key(session: Session, submission: _Submission) -> Submitted:
     if holder is not None and new.on_conflict == "use_existing":
         key = submission.idempotency.key if submission.idempotency else None
         session.execute(
-            text("UPDATE idempotency_keys SET job_id = :job_id WHERE tenant_id = :tenant_id AND key = :key"),
+            text(
+                "UPDATE idempotency_keys SET job_id = :job_id, existing = ARRAY[true]"
+                " WHERE tenant_id = :tenant_id AND key = :key"
+            ),
             {"tenant_id": tenant_id, "key": key, "job_id": holder["id"]},
         )
         return Submitted(holder, "existing")

@@ -1,5 +1,6 @@
 """Many jobs in one call."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import redis
 from flask import Flask
 
 from tests.support.client import KeyClient
-from tests.support.database import count_jobs
+from tests.support.database import count_jobs, execute
 
 
 def echo(number: int, **more: Any) -> dict[str, Any]:
@@ -89,6 +90,17 @@ def test_a_repeat_with_the_same_key_is_answered_with_the_same_jobs(
     assert count_jobs(app) == 3
 
 
+def test_a_key_whose_jobs_are_deleted_gives_no_others(app: Flask, client: KeyClient) -> None:
+    send = partial(
+        client.post, "/jobs/batch", json={"jobs": [echo(1), echo(2)]}, headers={"Idempotency-Key": "batch-1"}
+    )
+    first = send().get_json()["items"][0]["id"]
+    execute(app, "DELETE FROM jobs WHERE id = :id", id=first)
+
+    assert send().status_code == 410
+    assert count_jobs(app) == 1
+
+
 def test_a_key_that_stands_for_another_request_is_refused(app: Flask, client: KeyClient) -> None:
     headers = {"Idempotency-Key": "taken"}
     client.post("/jobs", json=echo(1), headers=headers)
@@ -102,11 +114,11 @@ def test_a_key_that_stands_for_another_request_is_refused(app: Flask, client: Ke
 def test_unique_keys_hold_inside_and_outside_of_a_batch(app: Flask, client: KeyClient) -> None:
     before = client.submit(unique_key="one")["id"]
 
-    response = client.post(
-        "/jobs/batch", json={"jobs": [echo(1, unique_key="one"), echo(2, unique_key="two"), echo(3, unique_key="two")]}
-    )
+    body = {"jobs": [echo(1, unique_key="one"), echo(2, unique_key="two"), echo(3, unique_key="two")]}
+    response, again = (client.post("/jobs/batch", json=body, headers={"Idempotency-Key": "batch-1"}) for _ in range(2))
 
     items = response.get_json()["items"]
+    assert again.get_json()["items"] == items
     assert [item["status"] for item in items] == [200, 202, 200]
     assert items[0]["id"] == before
     assert items[1]["id"] == items[2]["id"]

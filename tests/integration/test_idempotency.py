@@ -107,6 +107,17 @@ def test_a_key_whose_time_is_over_can_be_used_anew(app: Flask, client: KeyClient
     assert again.get_json()["id"] == anew.get_json()["id"]
 
 
+def test_a_key_whose_job_is_deleted_gives_no_second_one(app: Flask, client: KeyClient) -> None:
+    job = send(client, "order-1").get_json()
+    execute(app, "DELETE FROM jobs WHERE id = :id", id=job["id"])
+
+    response = send(client, "order-1")
+
+    assert response.status_code == 410
+    assert response.get_json()["type"] == "urn:millrace:problem:gone"
+    assert count_jobs(app) == 0
+
+
 def test_thirty_repeats_at_once_make_one_job(config: dict[str, Any]) -> None:
     with app_with(config, DATABASE_POOL_SIZE=30, DATABASE_POOL_TIMEOUT=30.0) as app:
         key = KeyClient(app, "acme").key.key
@@ -150,6 +161,19 @@ def test_a_held_unique_key_leads_to_the_existing_job(app: Flask, client: KeyClie
     assert (first.status_code, second.status_code) == (202, 200)
     assert second.get_json()["id"] == first.get_json()["id"]
     assert second.headers["Location"] == first.headers["Location"]
+    assert count_jobs(app) == 1
+
+
+def test_a_repeat_of_what_led_to_an_existing_job_is_answered_as_the_first_was(app: Flask, client: KeyClient) -> None:
+    unique(client)
+    body = {"type": "test.echo", "unique_key": "invoice-42"}
+
+    first, again = send(client, "order-1", body), send(client, "order-1", body)
+
+    assert (first.status_code, again.status_code) == (200, 200)
+    assert again.get_json() == first.get_json()
+    assert "Idempotent-Replayed" not in first.headers
+    assert again.headers["Idempotent-Replayed"] == "true"
     assert count_jobs(app) == 1
 
 

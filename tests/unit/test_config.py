@@ -63,6 +63,7 @@ def test_a_missing_one_is_named(name: str) -> None:
         ({"LEASE_SECONDS": "30s"}, "MILLRACE_LEASE_SECONDS must be a number, not str"),
         ({"LEASE_SECONDS": True}, "MILLRACE_LEASE_SECONDS must be a number, not bool"),
         ({"LEASE_SECONDS": -1.0}, "MILLRACE_LEASE_SECONDS must not be negative"),
+        ({"RETENTION_DAYS": 2}, "MILLRACE_RETENTION_DAYS must cover MILLRACE_IDEMPOTENCY_HOURS (72)"),
         ({"LOG_LEVEL": "LOUD"}, "MILLRACE_LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR"),
     ],
 )

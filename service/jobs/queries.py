@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from service.accounts.keys import KEY_IS_GOOD
 from service.group_commit import GroupCommit
+from service.ids import id_after, id_before
 from service.jobs.states import FINAL, IDLE, UNFINISHED, State
 from service.statements import Row, Statement
 from service.transaction import execute_alone
@@ -117,7 +118,6 @@ class JobFilter:
     def conditions(self) -> tuple[list[str], dict[str, Any]]:
         """SQL conditions and their parameters; only those that were asked for, so that the planner sees simple ones."""
         candidates = [
-            (bool(self.states), "state = ANY(CAST(:states AS text[]))", "states", list(self.states)),
             (self.type is not None, "type = :type", "type", self.type),
             (self.queue is not None, "queue = :queue", "queue", self.queue),
             (self.tag is not None, "tags @> ARRAY[CAST(:tag AS text)]", "tag", self.tag),
@@ -126,7 +126,17 @@ class JobFilter:
             (self.created_before is not None, "created_at < :created_before", "created_before", self.created_before),
         ]
         chosen = [(condition, name, value) for wanted, condition, name, value in candidates if wanted]
-        return [condition for condition, _, _ in chosen], {name: value for _, name, value in chosen}
+        conditions = [condition for condition, _, _ in chosen]
+        parameters = {name: value for _, name, value in chosen}
+        if self.states:  # spelled out: only then can the planner tell that an index on some states has them all
+            conditions.append(f"state IN ({_listed({State(state) for state in self.states})})")
+        if self.created_after is not None:
+            conditions.append("jobs.id > :not_from")
+            parameters["not_from"] = id_before(self.created_after)
+        if self.created_before is not None:
+            conditions.append("jobs.id < :not_up_to")
+            parameters["not_up_to"] = id_after(self.created_before)
+        return conditions, parameters
 
 
 def list_jobs(

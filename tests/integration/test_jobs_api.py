@@ -4,16 +4,18 @@ import csv
 import io
 import json
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from flask import Flask
 
+from service.transaction import transaction
 from tests.support.attempts import break_down, finish, finish_attempt, start
 from tests.support.client import KeyClient
 from tests.support.database import execute
+from tests.support.reporting import insert_job
 from tests.support.threads import in_background
 
 
@@ -254,10 +256,12 @@ def test_each_filter_finds_its_jobs(app: Flask, client: KeyClient, query: str, e
         "sleep": client.submit("test.sleep"),
         "bulk": client.submit(queue="bulk"),
         "tagged": client.submit(tags=["a,b"]),
-        "old": client.submit(),
     }
+    with app.app_context(), transaction() as session:
+        old = datetime(2019, 1, 1, microsecond=500_000, tzinfo=UTC)
+        job_id = insert_job(session, client.key.tenant_id, created_at=old, state="expired")
+        jobs["old"] = {"id": str(job_id)}
     finish(app, jobs["done"]["id"])
-    execute(app, "UPDATE jobs SET created_at = '2019-01-01T00:00:00.5Z' WHERE id = :id", id=jobs["old"]["id"])
     scheduled = {"id": jobs["later"]["id"], "schedule": "0193d5a0-7c00-7000-8000-000000000000"}
     execute(app, "UPDATE jobs SET schedule_id = :schedule WHERE id = :id", **scheduled)
 

@@ -62,6 +62,11 @@ def new_tenant(session: Session) -> UUID:
     return tenant_id
 
 
+def id_of(moment: datetime) -> UUID:
+    """A new id such as was made at that moment."""
+    return UUID(int=int(moment.timestamp() * 1000) << 80 | uuid7().int & (1 << 80) - 1)
+
+
 def insert_job(
     session: Session,
     tenant_id: UUID,
@@ -74,7 +79,7 @@ def insert_job(
     error: dict[str, Any] | None = None,
 ) -> UUID:
     """A job that waited and ran so many seconds; with `ran` it has one finished attempt."""
-    job_id = uuid7()
+    job_id = id_of(created_at)
     started = None if ran is None else created_at + timedelta(seconds=waited)
     finished = None if started is None or ran is None else started + timedelta(seconds=ran)
     final = state in {"succeeded", "failed", "cancelled", "expired"}

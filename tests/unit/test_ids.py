@@ -2,9 +2,11 @@
 
 import time
 from datetime import UTC, datetime, timedelta
-from uuid import RFC_4122
+from uuid import RFC_4122, UUID
 
-from service.ids import uuid7
+import pytest
+
+from service.ids import id_after, id_before, uuid7
 
 
 def test_an_id_is_a_version_7_uuid_of_this_moment() -> None:
@@ -24,3 +26,22 @@ def test_ids_made_a_moment_apart_are_in_order_and_those_of_one_moment_differ() -
 
     assert apart == sorted(apart)
     assert len(set(together)) == len(together)
+
+
+@pytest.mark.parametrize("hours", [-23, 0, 23])
+def test_rows_of_hosts_whose_clocks_are_off_lie_between_the_bounds_of_their_time(hours: int) -> None:
+    moment = datetime.now(UTC)
+    made = UUID(int=uuid7().int + (hours * 3_600_000 << 80))
+
+    assert id_before(moment) < made < id_after(moment)
+
+
+@pytest.mark.parametrize("moment", [datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)])
+def test_the_bounds_of_any_time_are_ids(moment: datetime) -> None:
+    assert id_before(moment) <= id_after(moment)
+
+
+def test_a_bound_is_no_wider_than_it_must() -> None:
+    made, later = uuid7(), datetime.now(UTC) + timedelta(hours=25)
+
+    assert id_after(later - timedelta(hours=50)) < made < id_before(later)

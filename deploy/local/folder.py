@@ -193,6 +193,8 @@ def process_exists(pid: int) -> bool:
         return True
     try:
         return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
+    except ProcessLookupError:  # ended between opening the file and reading it
+        return False
     except FileNotFoundError:
         return not Path("/proc/self").exists()
 

@@ -63,6 +63,10 @@ class HeldMessages(virtual.QoS):
         """How many messages are held, unacknowledged."""
         return len(self._delivered) - len(self._dirty)
 
+    def newest(self) -> str | None:
+        """The delivery tag of the message that came last."""
+        return next(reversed(self._delivered), None)
+
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - kombu's signature
         """Let go of a message; with `requeue` it goes to the end of its queue."""
         if requeue:
@@ -126,10 +130,13 @@ class MendedChannel(redis.Channel):
 
         Whoever may write to Redis could otherwise end every worker with one line. A ring lost that way is rung again.
         """
+        newest = self.qos.newest()
         try:
             self.connection._deliver(orjson.loads(message), queue)  # noqa: SLF001 - as kombu's channel does
         except MALFORMED as error:
             log.error("refused a malformed message: %s", type(error).__name__)  # noqa: TRY400 - its content is not ours
+            if (refused := self.qos.newest()) != newest:  # it was handed over, and nobody else will acknowledge it
+                self.qos.ack(refused)
 
     def give_back(self, messages: Sequence[VirtualMessage], *, to_the_end: bool = False) -> None:
         """Put messages back into their queues, in one round trip: to be taken next and in this order, or last."""

@@ -3,7 +3,9 @@
 import logging
 import time
 from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Any
+from uuid import UUID
 
 from celery.bootsteps import RUN
 from celery.worker import state
@@ -47,6 +49,22 @@ class Consumer(CeleryConsumer):  # type: ignore[misc] # celery ships no types
         if dispatcher:
             dispatcher.buffer_limit = EVENTS_AT_A_TIME
             dispatcher._outbound_buffer = deque(dispatcher._outbound_buffer, maxlen=EVENTS_KEPT)  # noqa: SLF001
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
+        """What is called with each message. One that is no ring is refused before anything is made of it.
+
+        celery 5.7.0 would keep it among its requests for good, and with it a process' share of what may be held.
+        """
+        handle: Callable[[Any], Any] = super().create_task_handler(*args, **kwargs)
+
+        def on_message(message: Any) -> Any:
+            if is_ring(message.headers):
+                return handle(message)
+            log.error("refused a message that is no ring")
+            message.reject_log_error(log, self.connection_errors)
+            return None
+
+        return on_message
 
     def look_after_messages(self) -> None:
         """Hold at most as many messages as were started since the last look, one per process at least."""
@@ -93,3 +111,19 @@ class Consumer(CeleryConsumer):  # type: ignore[misc] # celery ships no types
         """Close everything; events of the last jobs are sent first."""
         self._flush_events()
         super().shutdown()
+
+
+def is_ring(headers: Mapping[str, Any]) -> bool:
+    """Whether these are the headers of a ring: a job's type and id, time limits, and nothing that would delay it."""
+    limits = headers.get("timelimit") or (None, None)
+    if not isinstance(limits, list | tuple) or len(limits) != len(("hard", "soft")):
+        return False
+    if not all(limit is None or isinstance(limit, int | float) for limit in limits):
+        return False
+    if not isinstance(headers.get("task"), str) or any(headers.get(name) for name in ("eta", "expires", "shadow")):
+        return False
+    task_id = headers.get("id")
+    try:
+        return isinstance(task_id, str) and str(UUID(task_id)) == task_id  # and not one of its other spellings
+    except ValueError:
+        return False

@@ -7,6 +7,8 @@ import logging
 import secrets
 import socket
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -16,10 +18,11 @@ from celery.worker.request import Request
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.celery_app import flask_app_of
-from service.jobs.execution import all_lost, process_lost
+from service.jobs.execution import all_lost, process_lost, timed_out
 from service.jobs.retry import backoff_seconds
 from service.jobs.ring import Bell
 from service.jobs.types import registry
+from service.statements import Row
 
 log = logging.getLogger(__name__)
 
@@ -52,12 +55,16 @@ class JobRequest(Request):  # type: ignore[misc] # celery ships no types
         super().__init__(*args, **kwargs)
         self.received = time.monotonic()
 
+    def revoked(self) -> bool:
+        """Never: jobs are cancelled in PostgreSQL. One that is only forgotten here would be rung again and again."""
+        return False
+
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:  # noqa: FBT001, FBT002
         """Called for every way in which an attempt did not succeed, the death of its process included."""
         error = getattr(exc_info, "exception", None)
         error = getattr(error, "exc", error)
         if isinstance(error, (WorkerLostError, SystemExit)):
-            self._give_back(PROCESS_LOST_ERROR)
+            self._give_back(partial(process_lost, error=PROCESS_LOST_ERROR))
         elif isinstance(error, JobCancelled):
             self.send_event("task-revoked", terminated=True, signum=0, expired=False)
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
@@ -65,22 +72,21 @@ class JobRequest(Request):  # type: ignore[misc] # celery ships no types
     def on_timeout(self, soft: bool, timeout: float) -> None:  # noqa: FBT001
         """The pool kills the process after the hard limit: a failed attempt, like any other that took too long."""
         if not soft:
-            policy = registry.get(self.name).retry
-            self._give_back(
-                {"type": "timeout", "message": f"The attempt ignored its timeout and was killed after {timeout:g} s."},
-                retry_after=backoff_seconds(policy, attempt=1),
-            )
+            backoff = partial(backoff_seconds, registry.get(self.name).retry)
+            error = {
+                "type": "timeout",
+                "message": f"The attempt ignored its timeout and was killed after {timeout:g} s.",
+            }
+            self._give_back(partial(timed_out, error=error, backoff=backoff))
         super().on_timeout(soft, timeout)
 
-    def _give_back(self, error: dict[str, Any], *, retry_after: float | None = None) -> None:
+    def _give_back(self, end: Callable[..., Row | None]) -> None:
         if self.worker_pid is None:  # never reached a process, so nothing was claimed
             return
         app = flask_app_of(self.app)
         try:
             with app.app_context():
-                job = process_lost(
-                    UUID(self.id), worker=worker_name(self.worker_pid), error=error, retry_after=retry_after
-                )
+                job = end(UUID(self.id), worker=worker_name(self.worker_pid))
         except SQLAlchemyError as failure:
             log.error("could not give job %s back: %s; its lease will run out", self.id, type(failure).__name__)  # noqa: TRY400
             return

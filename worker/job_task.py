@@ -3,6 +3,7 @@
 import inspect
 import logging
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -151,7 +152,7 @@ class JobTask(FlaskTask):
                 config=app.config,
                 make_scratch=make_scratch,
                 storage=process.storage,
-                report_progress=lambda percent, message: keeper.report_progress(watch, percent, message),
+                report_progress=watch.report,
                 log=logging.LoggerAdapter(logging.getLogger("millrace.job"), _log_fields(job)),
             )
             try:
@@ -256,6 +257,10 @@ class ResultRefused(PermanentFailure):
         super().__init__(message, kind="bad_result")
 
 
+_ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+"""A NUL in JSON text, and not the six characters that look like one after an escaped backslash."""
+
+
 def _check_result(result: Any, *, limit: int) -> None:
     """Refuse, before it reaches the database, what is not JSON, is too large, or jsonb cannot hold."""
     try:
@@ -264,7 +269,7 @@ def _check_result(result: Any, *, limit: int) -> None:
         raise ResultRefused(f"The handler's result is not JSON: {error}") from None
     if len(encoded) > limit:
         raise ResultRefused(f"The handler's result has {len(encoded):,} bytes; the limit is {limit:,}.")
-    if b"\\u0000" in encoded:
+    if _ESCAPED_NUL.search(encoded):
         raise ResultRefused("The handler's result has a NUL character in a string, which cannot be stored.")
 
 

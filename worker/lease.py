@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 0.5
 """Progress is stored at most so often; what lies between is dropped."""
+LOOK_SECONDS = 0.5
+AGAIN_SECONDS = 0.01
+"""After a signal that may have come at a moment at which nobody can be stopped."""
 
 _shutting_down = mmap.mmap(-1, 1)
 """One byte that the parent process shares with the children it forks: whether the worker gives its jobs back."""
@@ -45,6 +48,7 @@ class Reason(Enum):
     CANCELLED = "cancelled"
     LEASE_LOST = "lease lost"
     SHUTDOWN = "worker shutdown"
+    TIMEOUT = "timeout"
 
 
 class Interrupted(BaseException):
@@ -57,7 +61,10 @@ class Interrupted(BaseException):
 
 @dataclass
 class Watch:
-    """One attempt under the keeper's eyes."""
+    """One attempt under the keeper's eyes. Each field has one writer and is written whole: no lock is needed.
+
+    None may be: the handler's thread can be stopped at any bytecode, also while it holds one.
+    """
 
     claim: Claim
     timeout_seconds: float
@@ -66,13 +73,27 @@ class Watch:
     interruptible: bool = False
     """Only the main thread writes it, and the signal handler runs there too: so a late signal finds it unset."""
     reason: Reason | None = None
+    """What the keeper learned of."""
+    raised: set[Reason] = field(default_factory=set)
+    """What the handler was stopped for. The same is not raised twice: it would hit the handler's own clean-up."""
     progress: tuple[float, str] | None = None
+    stored_progress: tuple[float, str] | None = None
 
-    def stop(self, reason: Reason) -> None:
-        """Ask the handler to stop; the first reason stands."""
-        if self.reason is None:
-            self.reason = reason
-            os.kill(os.getpid(), signal.SIGUSR1)
+    @property
+    def ends(self) -> float:
+        """When the time is over that its handler has."""
+        return self.started + self.timeout_seconds
+
+    def report(self, percent: float, message: str) -> None:
+        """Note the progress; the keeper's thread stores it."""
+        self.progress = (percent, message)
+
+    def to_stop(self) -> Reason | None:
+        """Why the handler is to be stopped now, if it is and was not yet."""
+        for reason in (self.reason, Reason.SHUTDOWN if _shutting_down[0] else None):
+            if reason is not None and reason not in self.raised:
+                return reason
+        return None
 
 
 class LeaseKeeper:
@@ -83,22 +104,21 @@ class LeaseKeeper:
         self._ahead = ahead
         self._lease_seconds: float = app.config["LEASE_SECONDS"]
         self._renew_seconds: float = app.config["LEASE_RENEW_SECONDS"]
-        self._changed = threading.Condition()
         self._watch: Watch | None = None
         self._thread: threading.Thread | None = None
 
     @contextmanager
     def watching(self, claim: Claim, *, timeout_seconds: float) -> Iterator[Watch]:
         """Keep the claim's lease alive for the length of the block."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._keep, name="lease-keeper", daemon=True)
-            self._thread.start()
+        if self._thread is None or not self._thread.is_alive():
+            thread = threading.Thread(target=self._keep, name="lease-keeper", daemon=True)
+            thread.start()
+            self._thread = thread
         watch = self._watch = Watch(claim, timeout_seconds)  # not told to the thread: it looks in time by itself
         try:
             yield watch
         finally:
-            with self._changed:
-                self._watch = None
+            self._watch = None
 
     @contextmanager
     def interruptible(self, watch: Watch) -> Iterator[None]:
@@ -107,86 +127,97 @@ class LeaseKeeper:
             signal.signal(signal.SIGUSR1, self._on_signal)
         try:
             watch.interruptible = True
-            if watch.reason is not None:
-                raise Interrupted(watch.reason)
-            if _shutting_down[0]:  # a job that lay in this process' pipe when the others were given back
-                raise Interrupted(Reason.SHUTDOWN)
+            self._raise_if_to_stop(watch)  # a job that lay in this process' pipe when the others were given back
             yield
         finally:
             watch.interruptible = False
 
-    def report_progress(self, watch: Watch, percent: float, message: str) -> None:
-        """Remember the progress; the keeper's thread stores it."""
-        with self._changed:
-            if watch.progress is None:
-                self._changed.notify()
-            watch.progress = (percent, message)
-
-    def _on_signal(self, _signum: int, _frame: FrameType | None) -> None:
+    def _on_signal(self, _signum: int, frame: FrameType | None) -> None:
         watch = self._watch
-        if watch is None or not watch.interruptible:
+        # Whoever is let go on for now is stopped a moment later: the keeper sends again until it has worked.
+        if watch is not None and watch.interruptible and not _may_hold_a_lock(frame):
+            self._raise_if_to_stop(watch)
+
+    def _raise_if_to_stop(self, watch: Watch) -> None:
+        reason = watch.to_stop()
+        if reason is None:
             return
-        if watch.reason is not None:
-            raise Interrupted(watch.reason)
-        if _shutting_down[0]:
-            raise Interrupted(Reason.SHUTDOWN)
-        # Celery's parent process sends the same signal at the soft time limit. One that comes too early was meant for
-        # the job that ran here before.
-        if time.monotonic() - watch.started >= watch.timeout_seconds - 1:
+        watch.raised.add(reason)
+        if reason is Reason.TIMEOUT:
             raise SoftTimeLimitExceeded(watch.timeout_seconds)
+        raise Interrupted(reason)
 
     def _keep(self) -> None:
         while True:
-            due = self._next_renewal()
-            if due is None:
-                with self._app.app_context():
-                    self._ahead.give_back(older_than=WAITING_SECONDS)
-                continue
-            watch, progress = due
             try:
-                with self._app.app_context():
-                    cancel_requested = renew(
-                        watch.claim,
-                        lease_seconds=self._lease_seconds,
-                        percent=progress[0] if progress else None,
-                        message=progress[1] if progress else None,
-                    )
-            except ClaimLost:
-                self._stop(watch, Reason.LEASE_LOST)
-            except SQLAlchemyError as error:
-                log.warning("could not renew the lease of job %s: %s", watch.claim.job_id, type(error).__name__)
-                if time.monotonic() - watch.renewed > self._lease_seconds:
-                    self._stop(watch, Reason.LEASE_LOST)
-                time.sleep(1)
-            else:
-                watch.renewed = time.monotonic()
-                if cancel_requested:
-                    self._stop(watch, Reason.CANCELLED)
+                time.sleep(self._look())
+            except Exception:  # without its keeper every longer attempt of this process would be lost
+                log.exception("the lease keeper stumbled, and goes on")
+                time.sleep(LOOK_SECONDS)
 
-    def _next_renewal(self) -> tuple[Watch, tuple[float, str] | None] | None:
-        """Wait until the current attempt's lease is due for renewal, or its progress is worth storing.
+    def _look(self) -> float:
+        """Do what is due: stop the handler, give back what waits behind it, renew. Returns the seconds to sleep.
 
-        None: no longer, because claims that were taken ahead have waited too long behind it.
-        An attempt that begins meanwhile is due later than the one that is waited for, if any: so it need not wake this
-        thread, and short attempts come and go unnoticed.
+        An attempt that begins meanwhile is not due sooner than that: it need not wake this thread, and short ones come
+        and go unnoticed.
         """
-        with self._changed:
-            while True:
-                if self._ahead.has_waited(WAITING_SECONDS):
-                    return None
-                watch = self._watch
-                if watch is None or watch.reason is Reason.LEASE_LOST:
-                    self._changed.wait(WAITING_SECONDS)
-                    continue
-                since = time.monotonic() - watch.renewed
-                wait = (PROGRESS_SECONDS if watch.progress else self._renew_seconds) - since
-                if wait <= 0:
-                    progress, watch.progress = watch.progress, None
-                    return watch, progress
-                self._changed.wait(min(wait, WAITING_SECONDS))
+        if self._ahead.has_waited(WAITING_SECONDS):
+            with self._app.app_context():
+                self._ahead.give_back(older_than=WAITING_SECONDS)
+        watch = self._watch
+        if watch is None:
+            return LOOK_SECONDS
+        if watch.reason is None and time.monotonic() >= watch.ends:
+            watch.reason = Reason.TIMEOUT
+        if watch.interruptible and (reason := watch.to_stop()):
+            log.info("stopping job %s: %s", watch.claim.job_id, reason.value)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            return AGAIN_SECONDS
+        if watch.reason is Reason.LEASE_LOST:
+            return LOOK_SECONDS
+        progress = watch.progress
+        is_new = progress is not watch.stored_progress
+        now = time.monotonic()
+        due = watch.renewed + (PROGRESS_SECONDS if is_new else self._renew_seconds)
+        if due <= now:
+            return self._renew(watch, progress if is_new else None)
+        return min(due - now, LOOK_SECONDS, watch.ends - now if watch.reason is None else LOOK_SECONDS)
 
-    def _stop(self, watch: Watch, reason: Reason) -> None:
-        with self._changed:
-            if self._watch is watch:
-                log.info("stopping job %s: %s", watch.claim.job_id, reason.value)
-                watch.stop(reason)
+    def _renew(self, watch: Watch, progress: tuple[float, str] | None) -> float:
+        percent, message = progress or (None, None)
+        try:
+            with self._app.app_context():
+                cancel_requested = renew(
+                    watch.claim, lease_seconds=self._lease_seconds, percent=percent, message=message
+                )
+        except ClaimLost:
+            watch.reason = Reason.LEASE_LOST
+        except SQLAlchemyError as error:
+            log.warning("could not renew the lease of job %s: %s", watch.claim.job_id, type(error).__name__)
+            if time.monotonic() - watch.renewed > self._lease_seconds:
+                watch.reason = Reason.LEASE_LOST
+            return LOOK_SECONDS
+        else:
+            watch.renewed = time.monotonic()
+            watch.stored_progress = progress or watch.stored_progress
+            if cancel_requested:
+                watch.reason = Reason.CANCELLED
+        return 0.0
+
+
+def _may_hold_a_lock(frame: FrameType | None) -> bool:
+    """Whether to raise in that frame could leave a lock taken for good that everybody needs.
+
+    CPython lets a signal in between taking a lock and the block that would let it go again, inside `threading`'s own
+    `__enter__` and in `logging`, which takes its handlers' locks outside of a `with`.
+    """
+    if frame is not None and frame.f_globals.get("__name__") == "threading" and frame.f_code.co_name in _LOCKING:
+        return True
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "logging":
+            return True
+        frame = frame.f_back
+    return False
+
+
+_LOCKING = ("__enter__", "__exit__")

@@ -1,6 +1,7 @@
 """Celery's prefork pool, noticing at once that a process died, and keeping its processes busy while jobs are short."""
 
 import select
+import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -151,6 +152,13 @@ def waiting_jobs(task: str) -> list[UUID]:
 
 class PoolWorker(Worker):  # type: ignore[misc] # celery ships no types
     """What runs in a pool process."""
+
+    def after_fork(self) -> None:
+        """Called first in the new process."""
+        super().after_fork()
+        # billiard's own handler would end what runs between two handlers, a claim for one. `worker.lease` puts its own
+        # in place for each handler. Not SIG_IGN, which programs that a handler starts would inherit.
+        signal.signal(signal.SIGUSR1, lambda _signum, _frame: None)
 
     def _make_child_methods(self, *args: Any, **kwargs: Any) -> None:
         """Called before the first job: billiard's own way to its pipe, and ours around it."""

@@ -44,7 +44,8 @@ CLAIMED = (
 # a cancel or an expiry, and refuses what was rung too early. The new token fences off every earlier attempt.
 # The claim's commit need not wait for the disk: one that a crash of PostgreSQL takes back leaves a job that is queued,
 # and the finish of an attempt, which does wait, finds it so and is refused. The token grows by a random step, so that
-# the next claim after such a crash has another one.
+# the next claim after such a crash has another one. The claim of a last attempt does wait: it is not to be forgotten
+# that this one was made.
 _CLAIM = """
     WITH job AS (
         UPDATE jobs
@@ -58,7 +59,8 @@ _CLAIM = """
            AND state = 'queued' AND run_at <= clock_timestamp() AND attempt < max_attempts
            AND (expires_at IS NULL OR expires_at > clock_timestamp())
            AND {within_limits}
-        RETURNING {columns}, set_config('synchronous_commit', 'off', true) AS unhurried
+        RETURNING {columns},
+                  CASE WHEN attempt < max_attempts THEN set_config('synchronous_commit', 'off', true) END AS unhurried
     ), attempt AS (
         INSERT INTO job_attempts (job_id, token, tenant_id, attempt, worker, started_at)
         SELECT id, token, tenant_id, attempt, :worker, started_at FROM job
@@ -257,6 +259,7 @@ _GIVE_BACK = text(
 # The parent of a dead process knows no token, but it knows who held the claim.
 _LOST = text(end_of_attempt(REQUEUE_STATE, "id = :id AND worker = :worker AND state = 'running'"))
 _ALL_LOST = text(end_of_attempt(REQUEUE_STATE, "worker = :worker AND state = 'running'"))
+_ATTEMPT_HELD = text("SELECT attempt FROM jobs WHERE id = :id AND worker = :worker AND state = 'running' FOR UPDATE")
 _TIMED_OUT = text(end_of_attempt(_RETRY_STATE, "id = :id AND worker = :worker AND state = 'running'"))
 
 
@@ -316,15 +319,28 @@ def give_back(claim: Claim) -> Row:
         return _end(session, _GIVE_BACK, claim, "given_back", error=GIVEN_BACK_ERROR)
 
 
-def process_lost(job_id: UUID, *, worker: str, error: dict[str, Any], retry_after: float | None = None) -> Row | None:
-    """End the attempt of a process that is gone: queued again at once, or after `retry_after` seconds, or failed.
+def process_lost(job_id: UUID, *, worker: str, error: dict[str, Any]) -> Row | None:
+    """End the attempt of a process that is gone: queued again at once, or failed.
 
     None: that process did not hold the job (any more), and nothing changed.
     """
-    statement = _LOST if retry_after is None else _TIMED_OUT
-    parameters = _parameters("lost" if retry_after is None else "failed", error=error, delay=retry_after)
     with transaction("process_lost") as session:
-        return session.execute(statement, {**parameters, "id": job_id, "worker": worker}).mappings().first()
+        parameters = {**_parameters("lost", error=error), "id": job_id, "worker": worker}
+        return session.execute(_LOST, parameters).mappings().first()
+
+
+def timed_out(job_id: UUID, *, worker: str, error: dict[str, Any], backoff: Callable[[int], float]) -> Row | None:
+    """End the attempt of a process that was killed at its hard limit: another one, if any are left.
+
+    `backoff` gives the seconds to wait after the attempt of that number. None: as for `process_lost`.
+    """
+    held = {"id": job_id, "worker": worker}
+    with transaction("process_lost") as session:
+        attempt = session.execute(_ATTEMPT_HELD, held).scalar()
+        if attempt is None:
+            return None
+        parameters = {**_parameters("failed", error=error, delay=backoff(attempt)), **held}
+        return session.execute(_TIMED_OUT, parameters).mappings().first()
 
 
 def all_lost(*, worker: str, error: dict[str, Any]) -> Sequence[Row]:

@@ -29,15 +29,15 @@ class MessageWriter:
     def options(self, job: Mapping[Any, Any]) -> dict[str, Any]:
         """What `send_task` is to be called with for the job (`id`, `type`, `queue`, `timeout_seconds`).
 
-        Nothing of the job's arguments travels. The time limits do, because Celery's parent process enforces them even
-        where the handler blocks every thread of its own.
+        Nothing of the job's arguments travels. The hard time limit does, because Celery's parent process enforces it
+        even where the handler blocks every thread of its own; the timeout itself is the pool process' to keep, which
+        knows when the attempt began.
         """
         return {
             "name": job["type"],
             "task_id": str(job["id"]),
             "queue": job["queue"],
             "time_limit": job["timeout_seconds"] + self._grace,
-            "soft_time_limit": job["timeout_seconds"],
             "ignore_result": True,
             "retry": False,
         }

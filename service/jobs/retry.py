@@ -5,7 +5,7 @@ import random
 from service.jobs.types import RetryPolicy
 
 
-def backoff_seconds(policy: RetryPolicy, *, attempt: int) -> float:
+def backoff_seconds(policy: RetryPolicy, attempt: int) -> float:
     """Seconds to wait after the given attempt (counted from 1) failed.
 
     The same curve as Celery's `retry_backoff`: base x 2^(attempt-1), capped, and with `retry_jitter` a random point

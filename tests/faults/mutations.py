@@ -112,6 +112,13 @@ MUTATIONS = (
         guards("test_a_queued_job_whose_attempts_are_spent_is_not_claimed"),
     ),
     Mutation(
+        "the claim of a last attempt waits for the disk",
+        "service/jobs/execution.py",
+        "CASE WHEN attempt < max_attempts THEN set_config('synchronous_commit', 'off', true) END AS unhurried",
+        "set_config('synchronous_commit', 'off', true) AS unhurried",
+        ("tests/faults/test_database.py::test_a_crash_of_postgres_makes_no_room_for_one_more_attempt",),
+    ),
+    Mutation(
         "no second and no last attempt is claimed together with others",
         EXECUTION,
         "ANY(CAST(:ids AS uuid[])) AND attempt = 0 AND max_attempts > 1",

@@ -8,11 +8,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
+from flask import Flask
 
 from deploy.local.servers import PostgresServer
+from service.jobs.execution import claim
 from tests.faults.checker import Facts, check_job
 from tests.faults.one_job import effects, outcomes, post, submit, wait_for_end, wait_for_state
 from tests.faults.stack import POSTGRES, QUICK, RESCUE_SECONDS, Stack
@@ -46,6 +50,29 @@ def test_a_killed_postgres_recovers_with_everything_that_was_acknowledged(stack:
         running.go_on(20)
 
     assert running.faults == ["kill_postgres"] * 2
+
+
+def test_a_crash_of_postgres_makes_no_room_for_one_more_attempt(servers: TestServers, tmp_path: Path) -> None:
+    # A server of its own, which writes only at commits: nobody else's carries this claim's to the disk.
+    lazy = ["wal_writer_delay=10s", "autovacuum=off"]
+    with server_folder() as folder, PostgresServer.start(folder / "postgres", settings=lazy) as postgres:
+        make_template(postgres.admin_url, servers.redis_url, tmp_path)
+        url = with_database(postgres.admin_url, "millrace_template")
+        with app_with(settings(url, servers.redis_url, tmp_path / "artifacts")) as app:
+            client = KeyClient(app, "acme")
+            claims = [claim_of(app, client.submit(max_attempts=allowed)["id"]) for allowed in (1, 2)]
+            postgres.kill()
+            again = PostgresServer.start(folder / "postgres", port=postgres.port)
+            with again, psycopg.connect(url.replace("+psycopg", "")) as connection:
+                left = connection.execute("SELECT max_attempts, state, attempt FROM jobs ORDER BY 1").fetchall()
+
+    assert all(claims)
+    assert left == [(1, "running", 1), (2, "queued", 0)]
+
+
+def claim_of(app: Flask, job_id: str) -> Any:
+    with app.app_context():
+        return claim(UUID(job_id), worker="host:1", lease_seconds=30, grace_seconds=10)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -122,6 +122,28 @@ def test_a_stopping_worker_gives_its_job_back_uncounted(
     assert client.get(f"/jobs/{job['id']}/attempts").get_json()["items"][0]["outcome"] == "given_back"
 
 
+def test_a_worker_that_stops_while_it_claims_its_first_job_gives_it_back_uncounted(
+    config: dict[str, Any], client: KeyClient, tmp_path: Path
+) -> None:
+    slow_claim: dict[str, Any] = {"SHUTDOWN_GRACE": 0.5, "FAILPOINTS": "claim.after_commit=sleep:3,times=1"}
+    with running((*WORKER, "--concurrency", "1"), config, tmp_path / "worker.log", **slow_claim) as worker:
+        job = client.submit("test.sleep", args={"seconds": 30}, max_attempts=1)
+        wait_for(lambda: client.job(job["id"])["state"] == "running")
+
+        worker.send(signal.SIGTERM)
+        worker.wait(20)
+
+    given_back = client.job(job["id"])
+    assert (given_back["state"], given_back["attempt"]) == ("queued", 0)
+
+
+def test_a_result_may_have_the_characters_that_stand_for_nul_in_json(client: KeyClient, worker: Process) -> None:
+    look_alike = "\\u0000 and \\\\u0000"
+    job = client.submit("test.echo", args={"value": look_alike})
+
+    assert ended(client, job["id"])["result"] == look_alike
+
+
 def test_a_child_job_comes_into_being_with_its_parents_success_and_only_then(
     client: KeyClient, worker: Process, beat: Process
 ) -> None:

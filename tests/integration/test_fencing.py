@@ -1,5 +1,7 @@
 """Leases and tokens: only the holder of the current claim can write."""
 
+from collections.abc import Mapping
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -10,6 +12,7 @@ from sqlalchemy.orm import Session
 from service.jobs.execution import (
     Claim,
     ClaimLost,
+    Execute,
     all_lost,
     claim,
     fail,
@@ -18,8 +21,10 @@ from service.jobs.execution import (
     renew,
     succeed,
     succeed_all,
+    timed_out,
 )
 from service.jobs.rescue import expire, rescue
+from service.statements import Row, Statement
 from service.transaction import reading, transaction
 from tests.support.client import KeyClient
 
@@ -42,7 +47,23 @@ def let_lease_run_out(job_id: str) -> None:
         )
 
 
-def value(statement: str, job_id: str) -> object:
+def queue_now(job_id: str) -> None:
+    with transaction() as session:
+        session.execute(
+            text("UPDATE jobs SET state = 'queued', run_at = clock_timestamp() WHERE id = :id"), {"id": job_id}
+        )
+
+
+def in_session(session: Session) -> Execute:
+    """Runs statements in a transaction that the test looks into before it ends."""
+
+    def execute(statement: Statement, parameters: Mapping[str, Any], *, name: str) -> list[Row]:
+        return list(session.execute(statement.text, parameters).mappings().all())
+
+    return execute
+
+
+def value(statement: str, job_id: str) -> Any:
     with reading() as session:
         return session.execute(text(statement), {"id": job_id}).scalar_one()
 
@@ -208,6 +229,40 @@ def test_only_the_holders_process_can_be_reported_as_lost(app: Flask, client: Ke
 
     assert lost is not None
     assert lost["state"] == "queued"
+
+
+def test_an_attempt_that_was_killed_at_its_hard_limit_waits_longer_each_time(app: Flask, client: KeyClient) -> None:
+    job_id = client.submit(max_attempts=3)["id"]
+    error = {"type": "timeout", "message": "killed"}
+    waits = []
+    with app.app_context():
+        for _ in range(2):
+            must_take(job_id)
+            assert timed_out(UUID(job_id), worker="host:2", error=error, backoff=float) is None
+            job = timed_out(UUID(job_id), worker="host:1", error=error, backoff=lambda attempt: 100.0 * attempt)
+            assert job is not None
+            assert job["state"] == "retrying"
+            waits.append(
+                round(
+                    value("SELECT extract(epoch FROM run_at - clock_timestamp()) FROM jobs WHERE id = :id", job_id), -2
+                )
+            )
+            queue_now(job_id)
+
+    assert waits == [100, 200]
+
+
+def test_only_the_claim_of_a_last_attempt_waits_for_the_disk(app: Flask, client: KeyClient) -> None:
+    commits = []
+    for allowed in (1, 2):
+        job_id = client.submit(max_attempts=allowed)["id"]
+        with app.app_context(), transaction() as session:
+            execute = in_session(session)
+            session.execute(text("SET LOCAL synchronous_commit = on"))  # off by default in the tests' database
+            assert claim(UUID(job_id), worker="host:1", lease_seconds=30, grace_seconds=10, execute=execute)
+            commits.append(session.execute(text("SHOW synchronous_commit")).scalar_one())
+
+    assert commits == ["on", "off"]
 
 
 def test_an_attempt_given_back_does_not_count(app: Flask, client: KeyClient) -> None:

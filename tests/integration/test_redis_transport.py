@@ -1,6 +1,6 @@
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +171,20 @@ def test_a_malformed_message_among_many_is_refused_alone(redis: RedisServer, con
     assert [message.decode() for message in taken] == [1, 2, 3]
 
 
+def test_a_message_at_which_its_consumer_stumbles_is_not_held(redis: RedisServer, connection: Connection) -> None:
+    def stumble(message: Any) -> None:
+        raise KeyError(message.decode())
+
+    channel, _ = consume(connection, room=2, on_message=stumble)
+    publish(redis, *range(5))
+
+    for _ in range(5):
+        connection.drain_events(timeout=5)
+
+    assert channel.qos.held() == 0
+    assert Redis.from_url(redis.url).llen("jobs") == 0
+
+
 def test_keeping_and_acknowledging_messages_asks_nothing_of_redis(redis: RedisServer, connection: Connection) -> None:
     channel, taken = consume(connection, room=8)
     publish(redis, *range(8))
@@ -243,14 +257,16 @@ def start_consuming(channel: Any, queue: Queue) -> None:
     channel.connection.cycle.on_poll_start()
 
 
-def consume(connection: Connection, *, room: int = 0) -> tuple[Any, list[Any]]:
+def consume(
+    connection: Connection, *, room: int = 0, on_message: Callable[[Any], None] | None = None
+) -> tuple[Any, list[Any]]:
     """Consume the queue `jobs`, with room for so many messages or any number; the channel, and what comes."""
     channel: Any = connection.default_channel
     channel.basic_qos(prefetch_count=room)
     taken: list[Any] = []
     queue = Queue("jobs")(channel)
     queue.declare()
-    queue.consume(callback=taken.append)
+    queue.consume(callback=on_message or taken.append)
     return channel, taken
 
 

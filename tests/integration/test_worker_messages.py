@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import orjson
 import pytest
 from celery import Celery
 from redis import Redis
@@ -18,6 +20,7 @@ from service.transaction import reading
 from tests.support.client import KeyClient
 from tests.support.processes import BEAT, WORKER, running
 from tests.support.waiting import wait_for
+from worker.consumer import is_ring
 
 pytestmark = pytest.mark.xdist_group("execution")
 
@@ -113,6 +116,30 @@ def test_whoever_watches_is_told_of_every_job_those_before_a_shutdown_included(
         wait_for(lambda: seen >= expected, what="an event of each kind for each job")
 
 
+def test_what_is_no_ring_takes_no_process_its_share_of_messages(
+    config: dict[str, Any], client: KeyClient, tmp_path: Path
+) -> None:
+    with running(ONE_PROCESS, config, tmp_path / "worker.log"), Redis.from_url(config["BROKER_URL"]) as redis:
+        for headers in NO_RINGS.values():
+            redis.lpush("default", *[forged(headers)] * 4)
+        job = client.submit("test.echo")["id"]
+
+        wait_for(lambda: succeeded(client, [job]) == 1, what="the job behind what is no ring")
+
+
+def test_a_job_that_a_celery_client_revoked_runs_all_the_same(
+    config: dict[str, Any], client: KeyClient, tmp_path: Path
+) -> None:
+    with running(ONE_PROCESS, config, tmp_path / "worker.log"):
+        long_job = client.submit("test.sleep", args={"seconds": 3})["id"]
+        wait_for(lambda: client.job(long_job)["state"] == "running", what="the long job's start")
+        behind = client.submit("test.echo")["id"]
+        with Celery(broker=config["BROKER_URL"], set_as_current=False) as celery:
+            assert celery.control.revoke(behind, reply=True, timeout=10, limit=1)
+
+        wait_for(lambda: succeeded(client, [behind]) == 1, what="the end of the job that was revoked")
+
+
 def test_events_are_sent_together(config: dict[str, Any], client: KeyClient, tmp_path: Path) -> None:
     jobs = submit_echoes(client, 200)
 
@@ -123,6 +150,40 @@ def test_events_are_sent_together(config: dict[str, Any], client: KeyClient, tmp
         published = redis.info("commandstats")["cmdstat_publish"]["calls"]
 
     assert published < 100  # of six hundred events
+
+
+RING: dict[str, Any] = {"lang": "py", "task": "test.echo", "id": "f0000000-0000-4000-8000-00000000f00d"}
+NO_RINGS: dict[str, dict[str, Any]] = {
+    "no id": {"id": None},
+    "an id that is none": {"id": "f00d"},
+    "an id in other letters": {"id": RING["id"].upper()},
+    "ids in a list": {"id": [RING["id"]]},
+    "types in a list": {"task": ["test.echo"]},
+    "a time limit in words": {"timelimit": "long"},
+    "time limits in words": {"timelimit": ["long", "longer"]},
+    "three time limits": {"timelimit": [1, 2, 3]},
+    "a time to start": {"eta": "2126-01-01T00:00:00+00:00"},
+    "a time to start by": {"expires": "2126-01-01T00:00:00+00:00"},
+    "another name": {"shadow": "test.sleep"},
+}
+
+
+def forged(headers: dict[str, Any]) -> bytes:
+    """A message as it would lie in Redis, with these headers changed."""
+    properties = {
+        "delivery_mode": 2,
+        "delivery_info": {"exchange": "", "routing_key": "default"},
+        "body_encoding": "base64",
+        "delivery_tag": str(uuid4()),
+    }
+    message = {"body": "W1tdLCB7fSwge31d", "content-encoding": "utf-8", "content-type": "application/json"}
+    return orjson.dumps({**message, "headers": {**RING, **headers}, "properties": properties})
+
+
+@pytest.mark.parametrize("headers", NO_RINGS.values(), ids=NO_RINGS)
+def test_only_a_ring_is_taken_for_one(headers: dict[str, Any]) -> None:
+    assert is_ring(RING)
+    assert not is_ring({**RING, **headers})
 
 
 def submit_echoes(client: KeyClient, count: int) -> list[str]:

@@ -31,7 +31,7 @@ PROGRESS_SECONDS = 0.5
 """Progress is stored at most so often; what lies between is dropped."""
 LOOK_SECONDS = 0.5
 AGAIN_SECONDS = 0.01
-"""After a signal that may have come at a moment at which nobody can be stopped."""
+"""After a signal that came at a moment at which nobody can be stopped; then it is sent less and less often."""
 
 _shutting_down = mmap.mmap(-1, 1)
 """One byte that the parent process shares with the children it forks: whether the worker gives its jobs back."""
@@ -76,6 +76,8 @@ class Watch:
     """What the keeper learned of."""
     raised: set[Reason] = field(default_factory=set)
     """What the handler was stopped for. The same is not raised twice: it would hit the handler's own clean-up."""
+    patience: float = AGAIN_SECONDS
+    """How long the keeper waits before it sends the signal again."""
     progress: tuple[float, str] | None = None
     stored_progress: tuple[float, str] | None = None
 
@@ -167,21 +169,20 @@ class LeaseKeeper:
         watch = self._watch
         if watch is None:
             return LOOK_SECONDS
-        if watch.reason is None and time.monotonic() >= watch.ends:
-            watch.reason = Reason.TIMEOUT
+        wait, now = LOOK_SECONDS, time.monotonic()
+        if watch.reason is None:
+            wait = min(wait, watch.ends - now)
+            watch.reason = Reason.TIMEOUT if wait <= 0 else None
         if watch.interruptible and (reason := watch.to_stop()):
-            log.info("stopping job %s: %s", watch.claim.job_id, reason.value)
-            os.kill(os.getpid(), signal.SIGUSR1)
-            return AGAIN_SECONDS
+            wait = _stop(watch, reason)
         if watch.reason is Reason.LEASE_LOST:
-            return LOOK_SECONDS
+            return wait
         progress = watch.progress
         is_new = progress is not watch.stored_progress
-        now = time.monotonic()
         due = watch.renewed + (PROGRESS_SECONDS if is_new else self._renew_seconds)
-        if due <= now:
+        if due <= now:  # also while it is being stopped: its clean-up may take a while
             return self._renew(watch, progress if is_new else None)
-        return min(due - now, LOOK_SECONDS, watch.ends - now if watch.reason is None else LOOK_SECONDS)
+        return min(wait, due - now)
 
     def _renew(self, watch: Watch, progress: tuple[float, str] | None) -> float:
         percent, message = progress or (None, None)
@@ -203,6 +204,15 @@ class LeaseKeeper:
             if cancel_requested:
                 watch.reason = Reason.CANCELLED
         return 0.0
+
+
+def _stop(watch: Watch, reason: Reason) -> float:
+    """Send the signal. Returns in how many seconds to send it again, should the handler not be stopped by then."""
+    if watch.patience == AGAIN_SECONDS:
+        log.info("stopping job %s: %s", watch.claim.job_id, reason.value)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    wait, watch.patience = watch.patience, min(2 * watch.patience, LOOK_SECONDS)
+    return wait
 
 
 def _may_hold_a_lock(frame: FrameType | None) -> bool:

@@ -126,7 +126,7 @@ def test_a_handler_is_not_stopped_in_the_middle_of_logging(keeper: LeaseKeeper) 
 class _SlowLog(logging.Handler):
     """Takes long enough over a line to be hit by a signal."""
 
-    def __init__(self, then: Callable[[], None]) -> None:
+    def __init__(self, then: Callable[[], object]) -> None:
         super().__init__()
         self._then = then
 
@@ -199,6 +199,16 @@ def test_an_attempt_that_was_overtaken_is_stopped_and_not_renewed_again(
         time.sleep(3 * lease.LOOK_SECONDS)
 
     assert calls == [True]
+
+
+def test_the_lease_of_a_handler_that_cannot_be_stopped_yet_is_renewed(keeper: LeaseKeeper, renewals: Renewals) -> None:
+    def handler(watch: Watch) -> None:
+        watch.reason = Reason.CANCELLED
+        _SlowLog(lambda: wait_for(lambda: len(renewals) > 3, what="renewals")).handle(logging.makeLogRecord({}))
+        time.sleep(30)
+
+    with pytest.raises(Interrupted):
+        run(keeper, handler)
 
 
 def test_the_keeper_outlives_an_error_that_nobody_foresaw(

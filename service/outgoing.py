@@ -41,6 +41,7 @@ REFUSED_NETWORKS: tuple[tuple[IPv4Network | IPv6Network, str], ...] = tuple(
         ("100.64.0.0/10", "shared by carriers (CGNAT)"),
         ("127.0.0.0/8", "loopback"),
         ("169.254.0.0/16", "link-local, where clouds serve their metadata"),
+        ("168.63.129.16/32", "where a cloud (Azure) serves its machines' secrets"),
         ("172.16.0.0/12", "private"),
         ("192.0.0.0/24", "reserved for protocols"),
         ("192.0.2.0/24", "for documentation"),
@@ -70,7 +71,8 @@ REFUSED_NETWORKS: tuple[tuple[IPv4Network | IPv6Network, str], ...] = tuple(
         ("ff00::/8", "multicast"),
     )
 )
-"""IANA's special-purpose registries (RFC 6890), and IPv6 ranges that carry an IPv4 address past the rules for IPv4."""
+"""IANA's special-purpose registries (RFC 6890), IPv6 ranges that carry an IPv4 address past the rules for IPv4, and the
+one address of a cloud's own that looks public."""
 
 
 class AddressRefused(Exception):
@@ -378,7 +380,10 @@ def _read_answer(connection: HTTPConnection, max_bytes: int) -> Answer:
     body = bytearray()
     while len(body) <= max_bytes:
         # Read in steps of what may still be kept: urllib3 (from 2.6) decodes no more than is asked for.
-        chunk = response.read(min(READ_SIZE, max_bytes + 1 - len(body)), decode_content=True)
+        try:
+            chunk = response.read(min(READ_SIZE, max_bytes + 1 - len(body)), decode_content=True)
+        except ValueError as error:  # what urllib3 2.8.0 makes of a negative chunk size
+            raise CallFailed("The call failed: the answer is not well-formed HTTP (a bad chunk size).") from error
         if not chunk:
             break
         body += chunk
@@ -396,4 +401,8 @@ def _reason(error: BaseException) -> str:
         return f"the certificate was not accepted ({error.verify_message})"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if isinstance(error, urllib3.exceptions.DecodeError):
+        return "the answer's body is not what its Content-Encoding says"
+    if isinstance(error, http.client.HTTPException | urllib3.exceptions.HTTPError):
+        return f"the answer is not whole, or not well-formed HTTP ({type(error).__name__})"
     return type(error).__name__

@@ -37,6 +37,13 @@ def ctx(tmp_path: Path) -> JobContext:
     )
 
 
+def nested(levels: int) -> list[Any]:
+    innermost: list[Any] = []
+    for _ in range(levels - 1):
+        innermost = [innermost]
+    return innermost
+
+
 def test_called_twice_it_sends_the_same_idempotency_key(ctx: JobContext) -> None:
     with answering(201) as server:
         first = http_request(ctx, url=server.url, method="POST", body="order")
@@ -93,12 +100,18 @@ def test_json_is_sent_as_json(ctx: JobContext, value: Any) -> None:
         ("application/json", b"not json", {"body": "not json"}),
         ("application/json", b"NaN", {"body": "NaN"}),
         ("application/json", b"[" * 100_000, {"body": "[" * 100_000}),
+        ("application/json", b"[" * 64 + b"]" * 64, {"json": nested(64)}),
+        ("application/json", b"[" * 65 + b"]" * 65, {"body": "[" * 65 + "]" * 65}),
+        ("application/json", b'{"a":' * 300 + b"1" + b"}" * 300, {"body": '{"a":' * 300 + "1" + "}" * 300}),
         ("application/json", rb'"\ud800"', {"body": r'"\ud800"'}),
         ("application/json", rb'"\u0000"', {"body_base64": base64.b64encode(rb'"\u0000"').decode()}),
         ("text/plain", "grüße".encode(), {"body": "grüße"}),
         ("text/plain; charset=latin-1", "grüße".encode("latin-1"), {"body": "grüße"}),
         ("text/plain; charset=unicode_escape", rb"\ud800", {"body_base64": base64.b64encode(rb"\ud800").decode()}),
         ("text/plain; charset=nonsense", b"\xff", {"body_base64": "/w=="}),
+        ("text/plain; charset=a\0b", b"x", {"body_base64": "eA=="}),
+        ("text/plain; charset*=utf-8''%00a", b"x", {"body_base64": "eA=="}),
+        ("text/plain; charset*0*=a\0''%FF; charset*1=b", b"x", {"body_base64": "eA=="}),
         ("text/plain; charset=zlib", b"x", {"body_base64": "eA=="}),
         ("image/png", b"\x89PNG\x00", {"body_base64": base64.b64encode(b"\x89PNG\x00").decode()}),
         ("text/plain", b"a\x00b", {"body_base64": base64.b64encode(b"a\x00b").decode()}),

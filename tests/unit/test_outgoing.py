@@ -20,6 +20,7 @@ ADDRESSES = {
     "loopback": ["127.0.0.1", "127.255.255.254", "::1"],
     "unspecified": ["0.0.0.0", "0.1.2.3", "::"],  # noqa: S104 - nothing is bound to it
     "private": ["10.0.0.1", "10.255.255.255", "172.16.0.1", "172.31.255.254", "192.168.0.1", "192.168.255.254"],
+    "a cloud": ["168.63.129.16"],
     "link-local": ["169.254.169.254", "169.254.0.1", "fe80::1", "febf::1"],
     "CGNAT": ["100.64.0.1", "100.127.255.254"],
     "ULA": ["fc00::1", "fd00:ec2::254"],
@@ -300,6 +301,22 @@ def test_a_refused_connection_is_a_failure_that_may_mend() -> None:
 )
 def test_a_broken_answer_is_a_failure_that_may_mend(answer: bytes) -> None:
     with serving(answer) as server, pytest.raises(CallFailed):
+        local_call(server)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"Transfer-Encoding: chunked\r\n\r\n-5\r\nabc\r\n0\r\n\r\n", "chunk size"),
+        (b"Transfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n0\r\n\r\n", "not well-formed"),
+        (b"Transfer-Encoding: chunked\r\n\r\n" + b"1" * 70_000, "not well-formed"),
+        (b"Content-Length: 5, 6\r\n\r\nabcde", "not well-formed"),
+        (b"Content-Encoding: gzip\r\nContent-Length: 7\r\n\r\nnotgzip", "Content-Encoding"),
+    ],
+    ids=["negative chunk", "no chunk size", "endless chunk size", "two lengths", "no gzip"],
+)
+def test_an_answer_that_cannot_be_read_is_a_failure_that_says_so(answer: bytes, reason: str) -> None:
+    with serving(b"HTTP/1.1 200 OK\r\n" + answer) as server, pytest.raises(CallFailed, match=reason):
         local_call(server)
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -24,6 +25,8 @@ MAX_HEADERS = 50
 MAX_HEADER_LENGTH = 8192
 MAX_BODY_LENGTH = 1 << 20
 MAX_ANSWER_HEADERS_LENGTH = 32_768
+MAX_JSON_DEPTH = 64
+"""As in requests to the API. Writing JSON of more than 254 levels fails, and around a result there are more to come."""
 MAX_TIMEOUT_SECONDS = 50
 MIN_RETRY_AFTER_SECONDS = 1.0
 MAX_RETRY_AFTER_SECONDS = 3600.0
@@ -237,11 +240,11 @@ def _body_of(answer: Answer, *, max_encoded: int) -> dict[str, Any]:
 
     What the database could not store as JSON or text (a NUL, half a surrogate pair) and what would grow past
     `max_encoded` bytes by its escapes goes as Base64, whose size is known: the far side has done its work, and the
-    job must not fail for its answer.
+    job must not fail for its answer. JSON nested too deep to be written again goes as the text that it is.
     """
     content_type = Message()
     content_type["content-type"] = answer.headers.get("content-type", "")
-    text = _text(answer, content_type.get_content_charset("utf-8"))
+    text = _text(answer, content_type)
     if text is not None and "\\u0000" not in text:
         subtype = content_type.get_content_subtype()
         if (subtype == "json" or subtype.endswith("+json")) and not answer.truncated:
@@ -250,20 +253,31 @@ def _body_of(answer: Answer, *, max_encoded: int) -> dict[str, Any]:
             except orjson.JSONDecodeError:
                 pass  # it only says that it is JSON
             else:
-                if len(orjson.dumps(parsed)) <= max_encoded:
+                if _is_shallow(parsed) and len(orjson.dumps(parsed)) <= max_encoded:
                     return {"json": parsed}
         if len(orjson.dumps(text)) <= max_encoded:
             return {"body": text}
     return {"body_base64": base64.b64encode(answer.body).decode()}
 
 
-def _text(answer: Answer, charset: str) -> str | None:
+def _is_shallow(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_JSON_DEPTH):
+        groups = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)]
+        level = list(chain.from_iterable(groups))
+        if not level:
+            return True
+    return False
+
+
+def _text(answer: Answer, content_type: Message) -> str | None:
     body = answer.body
-    if answer.truncated and charset == "utf-8":
-        body = re.sub(rb"[\xc0-\xff][\x80-\xbf]{0,3}\Z", b"", body)  # a character that the limit may have cut in two
     try:
+        charset = content_type.get_content_charset("utf-8")
+        if answer.truncated and charset == "utf-8":
+            body = re.sub(rb"[\xc0-\xff][\x80-\xbf]{0,3}\Z", b"", body)  # what the limit may have cut in two
         text = body.decode(charset)
         text.encode()  # some encodings can spell half a surrogate pair
-    except (UnicodeError, LookupError):
+    except (ValueError, LookupError):  # not in that encoding, none of that name, or no name at all (it has a NUL)
         return None
     return None if "\0" in text else text

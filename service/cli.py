@@ -18,6 +18,7 @@ from service.config import BadSetting
 from service.extensions import db
 from service.jobs.integrity import check_integrity, is_sound
 from service.jobs.rules import Kind, Rate, UnknownTarget, limit, list_rules, pause, resume
+from service.jobs.types import BadJobType
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -205,6 +206,6 @@ def main() -> None:
     """Entry point of the `millrace` command."""
     try:
         cli()
-    except BadSetting as error:
+    except (BadSetting, BadJobType) as error:
         click.echo(f"millrace: {error}", err=True)
         sys.exit(2)

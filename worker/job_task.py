@@ -302,7 +302,7 @@ def job(
     name: str,
     *,
     args: type[Schema],
-    queue: Queue = Queue.DEFAULT,
+    queue: str = Queue.DEFAULT,
     timeout: int = 60,
     max_attempts: int = 5,
     autoretry_for: tuple[type[Exception], ...] = (Exception,),
@@ -319,7 +319,7 @@ def job(
     Times in seconds. `timeout` bounds one attempt. The first wait between attempts is `retry_backoff`, doubling up to
     `retry_backoff_max`. Exceptions outside `autoretry_for`, and PermanentFailure always, end the job as failed.
     `max_running`, `max_running_per_key` and `rate` (count, seconds) bound how many run at a time and how often one
-    starts, over all workers.
+    starts, over all workers. `example` are arguments that load, for clients to see. Raises BadJobType.
     """
 
     def register(handler: Handler) -> Handler:
@@ -335,7 +335,7 @@ def job(
                 name=name,
                 args=args,
                 handler=handler,
-                queue=queue,
+                queue=Queue(queue) if queue in list(Queue) else queue,  # type: ignore[arg-type] # refused with its reason
                 timeout_seconds=timeout,
                 max_attempts=max_attempts,
                 retry=policy,

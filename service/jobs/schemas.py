@@ -7,6 +7,7 @@ from marshmallow import RAISE, Schema, ValidationError, fields, validate, valida
 
 from service.http.problems import FieldErrorSchema
 from service.jobs.states import State
+from service.jobs.types import MAX_ATTEMPTS, MAX_TIMEOUT_SECONDS
 from service.queues import Queue
 
 MAX_DELAY_SECONDS = 366 * 24 * 3600
@@ -56,9 +57,9 @@ class NewJobSchema(StrictSchema):
     delay = fields.Float(validate=validate.Range(0, MAX_DELAY_SECONDS), metadata={"description": "seconds from now"})
     expires_at = Moment(metadata={"description": "a job that has not started by then ends as expired"})
     timeout = fields.Integer(
-        strict=True, validate=validate.Range(1, 6 * 3600), metadata={"description": "seconds per attempt"}
+        strict=True, validate=validate.Range(1, MAX_TIMEOUT_SECONDS), metadata={"description": "seconds per attempt"}
     )
-    max_attempts = fields.Integer(strict=True, validate=validate.Range(1, 100))
+    max_attempts = fields.Integer(strict=True, validate=validate.Range(1, MAX_ATTEMPTS))
     unique_key = fields.String(validate=validate.Length(1, 255))
     concurrency_key = fields.String(
         validate=validate.Length(1, 255),

@@ -9,8 +9,13 @@ from pathlib import Path
 
 import click
 from flask import Flask
+from sqlalchemy import RowMapping
+from sqlalchemy.exc import OperationalError
 
 from deploy.local.commands import demo, down, status, up
+from deploy.local.folder import DEFAULT_FOLDER
+from deploy.local.program import program
+from deploy.local.stack_settings import NoSettings, settings_for_commands
 from service.accounts.keys import create_key, list_keys, revoke_key
 from service.accounts.scopes import TENANT_SCOPES, Scope
 from service.app import create_app
@@ -18,7 +23,8 @@ from service.config import BadSetting
 from service.extensions import db
 from service.jobs.integrity import check_integrity, is_sound
 from service.jobs.rules import Kind, Rate, UnknownTarget, limit, list_rules, pause, resume
-from service.jobs.types import BadJobType
+from service.jobs.types import BadJobType, registry
+from service.queues import Queue
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -30,22 +36,48 @@ for command in (up, down, status, demo):
     cli.add_command(command)
 
 
+STACK_FOLDER = "stack_folder"
+of_stack = click.option(
+    "--dir",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    expose_value=False,
+    callback=lambda context, _option, folder: context.meta.update({STACK_FOLDER: folder}),
+    help="Data folder of the running stack that is meant. Without it the settings are those of the environment, or "
+    f"those of the stack on ./{DEFAULT_FOLDER}.",
+)
+"""Of every command that works on an installation: which one."""
+
+
 @contextmanager
 def service() -> Iterator[Flask]:
-    """The service's app context, with the settings of the environment; its connections are closed at the end."""
-    app = create_app(role="cli")
+    """The service's app context, with the settings of the installation that the user means.
+
+    Its connections are closed at the end.
+    """
+    try:
+        settings = settings_for_commands(click.get_current_context().meta.get(STACK_FOLDER))
+    except NoSettings as error:
+        raise click.ClickException(str(error)) from None
+    app = create_app(settings, role="cli")
     with app.app_context():
-        yield app
-        db.session.remove()
-        db.engine.dispose()
+        try:
+            yield app
+        except OperationalError as error:
+            reason = str(error.orig).strip().partition("\n")[0]
+            raise click.ClickException(f"The database does not answer: {reason}") from None
+        finally:
+            db.session.remove()
+            db.engine.dispose()
 
 
 @cli.group()
 def key() -> None:
-    """API keys: make, list, revoke. Needs the service's settings (MILLRACE_DATABASE_URL and so on)."""
+    """API keys: make, list, revoke."""
 
 
 @key.command("create")
+@of_stack
 @click.option("--tenant", required=True, help="The tenant's name; made if there is none of that name.")
 @click.option("--name", default="default", show_default=True, help="What the key is for.")
 @click.option(
@@ -74,6 +106,7 @@ def create(tenant: str, name: str, scopes: tuple[str, ...], days: int | None, *,
 
 
 @key.command("list")
+@of_stack
 @click.option("--tenant", required=True, help="The tenant's name.")
 def list_(tenant: str) -> None:
     """List a tenant's keys, without their secrets."""
@@ -86,16 +119,21 @@ def list_(tenant: str) -> None:
 
 
 @key.command("revoke")
-@click.argument("prefix")
-def revoke(prefix: str) -> None:
-    """Make a key useless at once. PREFIX is the part between the first two underscores."""
+@of_stack
+@click.argument("key_or_prefix", metavar="PREFIX")
+def revoke(key_or_prefix: str) -> None:
+    """Make a key useless at once. PREFIX is what `key list` shows, mr_…; the whole key does as well."""
+    prefix = key_or_prefix.removesuffix("…").removeprefix("mr_").partition("_")[0]
     with service():
-        if not revoke_key(prefix.removeprefix("mr_").partition("_")[0]):
-            raise click.ClickException("There is no active key with this prefix. See: millrace key list --tenant NAME")
-    click.echo("Revoked.")
+        if not revoke_key(prefix):
+            raise click.ClickException(
+                f"There is no active key mr_{prefix}_…; `{program()} key list --tenant NAME` shows them."
+            )
+    click.echo(f"Revoked mr_{prefix}_…")
 
 
 @cli.command()
+@of_stack
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 def doctor(*, as_json: bool) -> None:
     """Report whether everything is as it must be; exits with 1 if something is broken."""
@@ -135,38 +173,57 @@ def steering() -> Iterator[None]:
         try:
             yield
         except UnknownTarget as error:
-            raise click.ClickException(f"There is no queue or job type {error}.") from None
+            queues, types = ", ".join(Queue), ", ".join(known.name for known in registry)
+            raise click.ClickException(
+                f"There is no queue or job type {error}. Queues: {queues}. Job types: {types}."
+            ) from None
 
 
 @rule.command("list")
+@of_stack
 def list_rules_() -> None:
     """List the rules that are in force."""
     with steering():
-        for found in list_rules():
-            parts = ["paused"] if found["paused_at"] else []
-            parts += [f"at most {found['max_running']} at a time"] if found["max_running"] else []
-            parts += [f"at most {found['rate_count']} per {found['rate_seconds']:g} s"] if found["rate_count"] else []
-            if parts:
-                click.echo(f"{found['kind']} {found['name']}: {', '.join(parts)}")
+        lines = [f"{found['kind']} {found['name']}: {words}" for found in list_rules() if (words := in_words(found))]
+    click.echo("\n".join(lines) or f"None yet. `{program()} rule pause queue bulk` would make one.")
+
+
+def in_words(found: RowMapping) -> str:
+    """What a rule holds back; nothing, when all of it was lifted."""
+    parts = ["paused"] if found["paused_at"] else []
+    parts += [f"at most {found['max_running']} at a time"] if found["max_running"] else []
+    parts += [f"at most {found['rate_count']} per {found['rate_seconds']:g} s"] if found["rate_count"] else []
+    return ", ".join(parts)
+
+
+def say_rule(kind: Kind, name: str) -> None:
+    """The rule as it now is, for whoever has just changed it."""
+    words = [in_words(found) for found in list_rules() if (found["kind"], found["name"]) == (kind, name)]
+    click.echo(f"{kind} {name}: {''.join(words) or 'no rule holds it back'}")
 
 
 @rule.command("pause")
+@of_stack
 @with_target
 def pause_(kind: Kind, name: str) -> None:
     """Start no more jobs of it until it is resumed; running ones go on."""
     with steering():
         pause(kind, name)
+        say_rule(kind, name)
 
 
 @rule.command("resume")
+@of_stack
 @with_target
 def resume_(kind: Kind, name: str) -> None:
     """Start jobs of it again."""
     with steering():
         resume(kind, name)
+        say_rule(kind, name)
 
 
 @rule.command("limit")
+@of_stack
 @with_target
 @click.option("--max-running", type=click.IntRange(1), help="Most jobs at a time, over all workers; none: no bound.")
 @click.option("--rate", nargs=2, type=(click.IntRange(1), click.FloatRange(0, min_open=True)), help="COUNT SECONDS")
@@ -176,6 +233,7 @@ def limit_(kind: Kind, name: str, max_running: int | None, rate: tuple[int, floa
         raise click.UsageError("A rate is for job types only.")
     with steering():
         limit(kind, name, max_running=max_running, rate=Rate(*rate) if rate else None)
+        say_rule(kind, name)
 
 
 @cli.group()

@@ -26,6 +26,8 @@ from service.queues import Queue
 Role = Literal["api", "worker", "beat", "cli"]
 
 ENV_PREFIX = "MILLRACE"
+REQUIRED = ("DATABASE_URL", "BROKER_URL", "SECRET_KEY", "ARTIFACT_DIR")
+"""What has no default. The first two say which installation it is."""
 
 
 class Defaults:
@@ -111,6 +113,17 @@ def load_config(app: Flask, role: Role, overrides: Mapping[str, Any] | None) -> 
     app.config["RATELIMIT_HEADERS_ENABLED"] = True
 
 
+def missing_in_environment() -> list[str]:
+    """The variables without which nothing starts and that are not set, neither themselves nor as `…_FILE`."""
+    variables = [f"{ENV_PREFIX}_{name}" for name in REQUIRED]
+    return [variable for variable in variables if not (os.environ.get(variable) or os.environ.get(f"{variable}_FILE"))]
+
+
+def values_of(variables: Mapping[str, str]) -> dict[str, Any]:
+    """Settings, as `load_config` takes them, from variables of an environment that is not this process' own."""
+    return {name.removeprefix(f"{ENV_PREFIX}_"): _as_json(text) for name, text in variables.items()}
+
+
 def _from_files(defaults: Mapping[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, default in defaults.items():
@@ -153,11 +166,11 @@ def _check_kinds(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None
 
 
 def _check_values(config: Mapping[str, Any]) -> None:
-    for name in ("DATABASE_URL", "BROKER_URL", "SECRET_KEY", "ARTIFACT_DIR"):
-        if not config[name]:
-            raise BadSetting(
-                f"{ENV_PREFIX}_{name} is not set. `millrace up` sets it for you; elsewhere, set it yourself."
-            )
+    missing = [f"{ENV_PREFIX}_{name}" for name in REQUIRED if not config[name]]
+    if missing:
+        raise BadSetting(
+            f"Not set: {', '.join(missing)}. `millrace up` sets them for what it starts; elsewhere, set them yourself."
+        )
     if len(config["SECRET_KEY"]) < 32:  # noqa: PLR2004 - 256 bits in hex would be 64; 32 characters is the least we accept
         raise BadSetting(f"{ENV_PREFIX}_SECRET_KEY is shorter than 32 characters. Make one: openssl rand -hex 32")
     if urlsplit(config["DATABASE_URL"]).scheme != "postgresql+psycopg":

@@ -1,5 +1,6 @@
 """`millrace up`, `down`, `status` and `demo`: the stack on one machine."""
 
+import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from deploy.local.folder import DEFAULT_FOLDER
+from deploy.local.program import program
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,7 +24,7 @@ folder_option = click.option(
     "--dir",
     "folder",
     type=click.Path(file_okay=False, path_type=Path),
-    default=Path("var"),
+    default=DEFAULT_FOLDER,
     show_default=True,
     help="Data folder; two stacks need two.",
 )
@@ -68,7 +72,8 @@ def up(folder: Path, port: int | None, *, no_demo: bool, detach: bool, quiet: bo
                 print_report(console, run_demo(stack, data_folder.reports, console, meanwhile=lambda: None))
             except DemoFailure as failure:
                 console.print(f"The main job failed. {failure}", style="red", markup=False, highlight=False)
-        print_summary(console, stack, data_folder, how_to_stop=f"`millrace down --dir {folder}` stops it all.")
+        how_to_stop = f"`{program()} down --dir {shlex.quote(str(folder))}` stops it all."
+        print_summary(console, stack, data_folder, how_to_stop=how_to_stop)
 
 
 @click.command()
@@ -95,8 +100,9 @@ def status(context: click.Context, folder: Path) -> None:
     from deploy.local.summary import print_status  # noqa: PLC0415
 
     data_folder = DataFolder(folder.absolute())
-    supervisor = stack_process(data_folder)
-    described = data_folder.read_stack()
+    with _failures_as_one_line():
+        supervisor = stack_process(data_folder)
+        described = data_folder.read_stack()
     if supervisor is None:
         click.echo(f"No stack runs on {folder}.")
         context.exit(EXIT_NOT_RUNNING)
@@ -118,9 +124,18 @@ def status(context: click.Context, folder: Path) -> None:
 def demo(folder: Path | None, port: int | None) -> None:
     """Start the stack, run the main job, stop. The exit code tells whether it succeeded."""
     from deploy.local.session import run  # noqa: PLC0415
+    from deploy.local.summary import print_passing_report, print_report  # noqa: PLC0415
 
     with _failures_as_one_line(), _given_or_temporary(folder) as chosen:
-        run(chosen, _console(), port=port, demo=True, stay=False, on_ready=lambda _stack: None)
+        run(
+            chosen,
+            _console(),
+            port=port,
+            demo=True,
+            stay=False,
+            on_ready=lambda _stack: None,
+            show_report=print_passing_report if folder is None else print_report,
+        )
 
 
 @contextmanager

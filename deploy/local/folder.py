@@ -14,6 +14,9 @@ import orjson
 from deploy.local.account import Account
 from deploy.local.engine_record import write_private
 from deploy.local.guarded import StartFailure
+from deploy.local.program import program
+
+DEFAULT_FOLDER = Path("var")
 
 SERVERS_ELSEWHERE = Path("/var/lib/millrace")
 """Where root keeps the servers' data when their user cannot reach the data folder."""
@@ -100,11 +103,13 @@ class DataFolder:
         return elsewhere
 
     def read_stack(self) -> dict[str, Any] | None:
-        """What `stack.json` says, None if there is none."""
+        """What `stack.json` says, None if there is none. Raises StartFailure where it is not ours to read."""
         try:
             return cast("dict[str, Any]", orjson.loads(self.stack_file.read_bytes()))
         except (FileNotFoundError, orjson.JSONDecodeError):
             return None
+        except PermissionError:
+            raise _somebody_elses(self.stack_file) from None
 
     def secret(self, name: str) -> str:
         """A random text of 43 characters or more, made at the first call and kept (0600). It never parses as JSON."""
@@ -130,16 +135,31 @@ class DataFolder:
 
     def _read_secrets(self) -> dict[str, str]:
         try:
-            return cast("dict[str, str]", orjson.loads(self._secrets_file.read_bytes()))
+            kept = orjson.loads(self._secrets_file.read_bytes())
         except FileNotFoundError:
             return {}
+        except PermissionError:
+            raise _somebody_elses(self._secrets_file) from None
+        except orjson.JSONDecodeError:
+            kept = None
+        if not isinstance(kept, dict) or not all(isinstance(value, str) for value in kept.values()):
+            raise StartFailure(
+                f"{self._secrets_file} is damaged. Restore it, or remove it: the next start makes new secrets, and a "
+                f"new API key for the same jobs. Keys that were made before stay good."
+            )
+        return cast("dict[str, str]", kept)
 
 
 class FolderLock:
-    """Held while a stack runs on the folder. The guards hold it too: until the last process is gone, nobody gets in."""
+    """Held while a stack runs on the folder. The guards hold it too: until the last process is gone, nobody gets in.
 
-    def __init__(self, descriptor: int) -> None:
+    A second lock is the supervisor's alone. While it is held, the process id in it is that of the supervisor: one that
+    is read from a file alone may long since be another program's.
+    """
+
+    def __init__(self, descriptor: int, own_descriptor: int) -> None:
         self.descriptor = descriptor
+        self._own_descriptor = own_descriptor
 
     @classmethod
     def take(cls, folder: DataFolder) -> Self:
@@ -147,40 +167,73 @@ class FolderLock:
 
         Waits a moment for the rest of a killed stack. Raises StartFailure when a stack runs there.
         """
-        descriptor = os.open(folder.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = _open(folder.path / "lock")
         began = time.monotonic()
         while not _lock(descriptor):
-            holder = int(os.pread(descriptor, 20, 0) or 0)
-            patience = MOMENT_SECONDS if holder and process_exists(holder) else STALE_LOCK_SECONDS
-            if time.monotonic() > began + patience:
+            holder = _supervisor(folder)
+            if time.monotonic() > began + (MOMENT_SECONDS if holder else STALE_LOCK_SECONDS):
                 os.close(descriptor)
                 raise StartFailure(
-                    f"A stack runs on {folder.path} already (process {holder}). "
-                    f"Stop it with `millrace down --dir {folder.path}`, or start another one with --dir elsewhere."
+                    f"A stack runs on {folder.path} already (process {holder or 'unknown'}). "
+                    f"Stop it with `{program()} down --dir {folder.path}`, or start another one with --dir elsewhere."
                 )
             time.sleep(0.1)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-        return cls(descriptor)
+        own_descriptor = _open(folder.path / "supervisor.lock")
+        os.ftruncate(own_descriptor, 0)
+        fcntl.flock(own_descriptor, fcntl.LOCK_EX)  # at most somebody who looks holds it, and not for long
+        os.pwrite(own_descriptor, str(os.getpid()).encode(), 0)
+        return cls(descriptor, own_descriptor)
 
     def release(self) -> None:
         """Let the next one in."""
+        os.close(self._own_descriptor)
         os.close(self.descriptor)
 
 
 def stack_process(folder: DataFolder) -> int | None:
-    """The id of the process that runs a stack on the folder; 0 while the rest of a killed one ends; None if none."""
+    """The id of the process that runs a stack on the folder; 0 while the rest of a killed one ends; None if none.
+
+    Raises StartFailure where another user's stack may run there.
+    """
     try:
         descriptor = os.open(folder.path / "lock", os.O_RDWR)
     except FileNotFoundError:
         return None
+    except PermissionError:
+        raise _somebody_elses(folder.path / "lock") from None
     try:
-        if _lock(descriptor):
-            return None
-        holder = int(os.pread(descriptor, 20, 0) or 0)
-        return holder if process_exists(holder) else 0
+        return None if _lock(descriptor) else _supervisor(folder)
     finally:
         os.close(descriptor)
+
+
+def _supervisor(folder: DataFolder) -> int:
+    """The living supervisor of the folder's stack; 0 if there is none, and only its guards are left."""
+    try:
+        descriptor = os.open(folder.path / "supervisor.lock", os.O_RDWR)
+    except FileNotFoundError:
+        return 0
+    try:
+        return 0 if _lock(descriptor) else int(os.pread(descriptor, 20, 0) or 0)
+    finally:
+        os.close(descriptor)
+
+
+def _open(lock: Path) -> int:
+    try:
+        return os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    except PermissionError:
+        raise _somebody_elses(lock) from None
+
+
+def _somebody_elses(file: Path) -> StartFailure:
+    try:
+        owner = file.owner()
+    except (OSError, KeyError):
+        owner = "another user"
+    return StartFailure(
+        f"{file} may be read by {owner} only. Run this as {owner}, or choose another folder with --dir."
+    )
 
 
 def process_exists(pid: int) -> bool:

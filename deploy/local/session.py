@@ -5,16 +5,17 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
 
-from deploy.local.demo import DemoFailure, run_demo
-from deploy.local.folder import DataFolder, FolderLock, process_exists, stack_process
+from deploy.local.demo import DemoFailure, DemoReport, run_demo
+from deploy.local.folder import DataFolder, FolderLock, stack_process
 from deploy.local.guarded import StartFailure
 from deploy.local.logs import tail
 from deploy.local.roles import MILLRACE_UP
-from deploy.local.stack import LocalStack, Stack
+from deploy.local.stack import LocalStack, Stack, servers_elsewhere
 from deploy.local.summary import print_report
 from deploy.local.supervisor import StopRequested, Supervisor, stop_on_signals
 
@@ -32,6 +33,7 @@ def run(
     demo: bool,
     stay: bool,
     on_ready: Callable[[Stack], None],
+    show_report: Callable[[Console, DemoReport], None] = print_report,
 ) -> None:
     """Start a stack on the folder, run the main job if asked, and stay until somebody stops it, or stop right away.
 
@@ -39,7 +41,7 @@ def run(
     when this returns or raises: StartFailure, DemoFailure, or StopRequested when it was stopped before it was ready.
     """
     with stop_on_signals():
-        supervisor = Supervisor(lambda line: console.print(line, markup=False, highlight=False))
+        supervisor = Supervisor(lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
         folder = DataFolder.make(path)
         lock = FolderLock.take(folder)
         ready = False
@@ -47,7 +49,7 @@ def run(
             folder.stack_file.unlink(missing_ok=True)
             stack = _start(folder, lock, supervisor, console, port=port)
             if demo:
-                _demonstrate(stack, folder, supervisor, console, must_succeed=not stay)
+                _demonstrate(stack, folder, supervisor, console, must_succeed=not stay, show_report=show_report)
             on_ready(stack)
             ready = True
             while stay:
@@ -69,8 +71,10 @@ def _start(
     began = time.monotonic()
 
     def say(line: str) -> None:
-        console.print(line, markup=False, highlight=False)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
+    for line in servers_elsewhere():
+        say(line)
     with console.status("Starting PostgreSQL, Redis, API, workers, beat and Flower"):
         stack = LocalStack(folder, lock, supervisor, say, port=port).start()
     console.print(f"Millrace is ready after {time.monotonic() - began:.1f} s.", highlight=False)
@@ -78,7 +82,13 @@ def _start(
 
 
 def _demonstrate(
-    stack: Stack, folder: DataFolder, supervisor: Supervisor, console: Console, *, must_succeed: bool
+    stack: Stack,
+    folder: DataFolder,
+    supervisor: Supervisor,
+    console: Console,
+    *,
+    must_succeed: bool,
+    show_report: Callable[[Console, DemoReport], None],
 ) -> None:
     try:
         report = run_demo(stack, folder.reports, console, meanwhile=supervisor.check)
@@ -87,7 +97,7 @@ def _demonstrate(
             raise
         console.print(f"The main job failed. {failure}", style="red", markup=False, highlight=False)
     else:
-        print_report(console, report)
+        show_report(console, report)
 
 
 def start_detached(path: Path, console: Console, *, port: int | None) -> Stack:
@@ -100,6 +110,8 @@ def start_detached(path: Path, console: Console, *, port: int | None) -> Stack:
     command = [*MILLRACE_UP, "--quiet", "--dir", str(folder.path)]
     if port is not None:
         command += ["--port", str(port)]
+    for line in servers_elsewhere():
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     log.unlink(missing_ok=True)
     log.touch(mode=0o600)
     with stop_on_signals(), log.open("wb") as output, console.status("Starting the stack in the background"):
@@ -132,12 +144,12 @@ def stop_stack(path: Path) -> bool:
     It is asked first, and killed when it does not follow. Raises StartFailure should even that not end it.
     """
     folder = DataFolder(path.absolute())
-    supervisor = stack_process(folder)
-    if supervisor is None:
+    if stack_process(folder) is None:
         return False
     for number, patience in ((signal.SIGTERM, DOWN_SECONDS), (signal.SIGKILL, DOWN_AFTER_KILL_SECONDS)):
-        if supervisor and process_exists(supervisor):
-            os.kill(supervisor, number)
+        if supervisor := stack_process(folder):
+            with suppress(ProcessLookupError):  # it ended in this moment
+                os.kill(supervisor, number)
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             if stack_process(folder) is None:

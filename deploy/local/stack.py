@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import orjson
 import urllib3
@@ -25,6 +26,8 @@ from deploy.local.supervisor import Part, Supervisor
 
 DEFAULT_API_PORT = 8000
 DEFAULT_FLOWER_PORT = 5555
+DATABASE_VARIABLE = "MILLRACE_DATABASE_URL"
+BROKER_VARIABLE = "MILLRACE_BROKER_URL"
 TENANT = "demo"
 FLOWER_USER = "operator"
 API_KEY = "api_key"
@@ -42,6 +45,8 @@ class Stack:
     database_url: str
     redis_url: str
     credentials: dict[str, dict[str, str]]
+    settings: dict[str, str] = field(default_factory=dict)
+    """The variables that the stack's processes run with, for commands about it."""
     pids: dict[str, int] = field(default_factory=dict)
 
     @classmethod
@@ -88,6 +93,7 @@ class LocalStack:
             database_url=database_url,
             redis_url=redis_url,
             credentials={"flower": {"user": FLOWER_USER, "password": self._folder.secret("flower_password")}},
+            settings={name: value for name, value in self._environment.items() if name.startswith("MILLRACE_")},
         )
         self._supervisor.wait_until_ready()
         if not key_opens(stack.api_url, stack.api_key):
@@ -119,8 +125,8 @@ class LocalStack:
         return DEFAULT_FLOWER_PORT if usual else free_port()
 
     def _start_servers(self) -> tuple[str, str]:
-        database_url = os.environ.get("MILLRACE_DATABASE_URL", "")
-        redis_url = os.environ.get("MILLRACE_BROKER_URL", "")
+        database_url = os.environ.get(DATABASE_VARIABLE, "")
+        redis_url = os.environ.get(BROKER_VARIABLE, "")
         above = self._folder.servers(self._server_account)
         if above != self._folder.path and not (database_url and redis_url):
             self._say(
@@ -176,8 +182,8 @@ class LocalStack:
             "MPLCONFIGDIR": str(self._folder.cache / "matplotlib"),
             "PYTHONUNBUFFERED": "1",
             **os.environ,
-            "MILLRACE_DATABASE_URL": database_url,
-            "MILLRACE_BROKER_URL": redis_url,
+            DATABASE_VARIABLE: database_url,
+            BROKER_VARIABLE: redis_url,
         }
         return ours if self._role_account is None else {**ours, "HOME": str(self._folder.cache)}
 
@@ -242,6 +248,27 @@ class LocalStack:
 
     def _log(self, name: str) -> Path:
         return self._folder.logs / f"{name}.log"
+
+
+def servers_elsewhere() -> list[str]:
+    """A line for people about each server that the environment names in place of one of the stack's own."""
+    named = {DATABASE_VARIABLE: "database", BROKER_VARIABLE: "Redis"}
+    return [
+        f"Using the {server} of {variable} ({_without_secrets(os.environ[variable])}). "
+        f"For one of the stack's own: unset {variable}"
+        for variable, server in named.items()
+        if os.environ.get(variable)
+    ]
+
+
+def _without_secrets(url: str) -> str:
+    """Host and port of a URL: passwords may stand before and behind them."""
+    try:
+        parts = urlsplit(url)
+        port = "" if parts.port is None else f":{parts.port}"
+    except ValueError:
+        return "which is no URL"
+    return f"{parts.hostname}{port}"
 
 
 def port_is_free(port: int) -> bool:

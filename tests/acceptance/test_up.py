@@ -22,8 +22,6 @@ import urllib3
 
 from deploy.local.folder import DataFolder, process_exists
 from deploy.local.servers import free_port
-from deploy.local.stack import Stack
-from deploy.local.summary import curl_line
 from service.queues import Queue
 from tests.support.folders import server_folder
 from tests.support.waiting import wait_for
@@ -206,14 +204,38 @@ def test_no_secret_shows_in_a_command_line_and_all_listen_on_loopback(standing: 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the printed line is one of curl")
 def test_the_printed_line_submits_a_job_and_fetches_it(standing: Up) -> None:
     stack = standing.stack()
-    line = curl_line(Stack.from_mapping(stack))
-    wait_for(lambda: line in standing.said, what="the curl line")
+    line = wait_for(lambda: re.search(r"^curl .*$", standing.said, re.MULTILINE), what="the curl line")
 
-    done = subprocess.run(["/bin/sh", "-c", line], capture_output=True, check=True, timeout=60)
+    done = subprocess.run(["/bin/sh", "-c", line[0]], capture_output=True, check=True, timeout=60)
 
     job = json.loads(done.stdout)
     assert job["state"] == "succeeded", done.stdout
+    assert job["result"]["jobs"] >= 1, "an empty report"
     assert call(stack, "GET", f"/jobs/{job['id']}")[1]["state"] == "succeeded"
+
+
+def test_a_command_finds_the_stack_by_its_folder(standing: Up) -> None:
+    stack = standing.stack()
+
+    made = millrace("key", "create", "--tenant", "acme", "--json", "--dir", str(standing.folder))
+    sound = millrace("doctor", "--dir", str(standing.folder))
+
+    assert made.returncode == 0, made.stderr
+    key = json.loads(made.stdout)["key"]
+    assert call(stack, "GET", "/jobs?limit=1", headers={"Authorization": f"Bearer {key}"})[0] == 200
+    assert "workers of bulk" in sound.stdout, sound.stderr
+
+
+def test_a_database_of_the_environment_is_told(folder: Path) -> None:
+    done = millrace(
+        *("up", "--no-demo", "--dir", str(folder)),
+        environment={"MILLRACE_DATABASE_URL": "postgresql+psycopg://nobody:secret@127.0.0.1:1/none"},
+    )
+
+    assert done.returncode == 1
+    assert "Using the database of MILLRACE_DATABASE_URL (127.0.0.1:1)." in done.stdout
+    assert "unset MILLRACE_DATABASE_URL" in done.stdout
+    assert "secret" not in done.stdout + done.stderr
 
 
 def test_a_role_that_dies_runs_again_at_the_same_address(standing: Up) -> None:

@@ -41,7 +41,7 @@ def test_the_four_that_have_no_default_are_enough() -> None:
 
 @pytest.mark.parametrize("name", GOOD)
 def test_a_missing_one_is_named(name: str) -> None:
-    with pytest.raises(BadSetting, match=rf"^MILLRACE_{name} is not set\."):
+    with pytest.raises(BadSetting, match=rf"^Not set: MILLRACE_{name}\."):
         loaded(**{name: ""})
 
 

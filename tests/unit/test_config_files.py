@@ -90,5 +90,5 @@ def test_an_empty_secret_file_refuses_to_start(monkeypatch: pytest.MonkeyPatch, 
     file = tmp_path / "secret_key"
     file.write_text("\n")
 
-    with pytest.raises(BadSetting, match="MILLRACE_SECRET_KEY is not set"):
+    with pytest.raises(BadSetting, match="Not set: MILLRACE_SECRET_KEY"):
         load(monkeypatch, {"MILLRACE_SECRET_KEY_FILE": file}, without="SECRET_KEY")

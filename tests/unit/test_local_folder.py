@@ -52,6 +52,27 @@ def test_no_stack_runs_on_a_folder_that_is_not_there(tmp_path: Path) -> None:
     assert stack_process(DataFolder(tmp_path / "nowhere")) is None
 
 
+def test_a_number_that_a_killed_supervisor_left_is_nobodys(folder: DataFolder) -> None:
+    guarded = FolderLock.take(folder)
+    held_by_guards = os.dup(guarded.descriptor)
+    guarded.release()
+    (folder.path / "supervisor.lock").write_text(str(os.getpid()))  # taken by another program since
+
+    assert stack_process(folder) == 0
+    os.close(held_by_guards)
+    assert stack_process(folder) is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"api_key": 1}'])
+def test_damaged_secrets_are_refused_with_the_way_out(folder: DataFolder, text: str) -> None:
+    (folder.path / "secrets.json").write_text(text)
+
+    with pytest.raises(StartFailure, match=r"secrets\.json is damaged\. Restore it, or remove it") as raised:
+        folder.secret("secret_key")
+
+    assert "\n" not in str(raised.value)
+
+
 def test_a_half_written_stack_file_counts_as_none(folder: DataFolder) -> None:
     folder.stack_file.write_text('{"api_url": "http')
 

@@ -1,7 +1,9 @@
 """The roles of the local stack: nothing secret on a command line, nothing open to the network."""
 
+import json
 import re
 import shlex
+from datetime import date
 from pathlib import Path
 
 from deploy.local import roles
@@ -60,8 +62,10 @@ def test_the_curl_line_is_one_shell_command_with_the_key() -> None:
         credentials={},
     )
 
-    words = shlex.split(curl_line(stack))
+    words = shlex.split(curl_line(stack, today=date(2026, 12, 31)))
 
     assert words[0] == "curl"
     assert "Authorization: Bearer mr_key" in words
     assert words[-1] == "http://127.0.0.1:8000/api/v1/jobs"
+    job = json.loads(words[words.index("-d") + 1])
+    assert job["args"] == {"since": "2026-12-31T00:00:00Z", "until": "2027-01-01T00:00:00Z"}

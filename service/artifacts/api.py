@@ -1,6 +1,7 @@
 """The artifacts endpoints: upload, look, download, delete."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 from uuid import UUID
@@ -52,26 +53,34 @@ class Artifacts(MethodView):
         }
     )
     @blp.response(201, ArtifactSchema)
-    @blp.alt_response(422, description="a form without the part `file`")
+    @blp.alt_response(415, description="`application/x-www-form-urlencoded`, which is no file's type")
+    @blp.alt_response(422, description="a form without the part `file`, or nothing at all")
     def post(self) -> Any:
         """Upload a file: as the raw body with its `Content-Type`, or as the part `file` of a form.
 
-        Name it with `Content-Disposition: attachment; filename="…"`. Use the id that comes back in a job's arguments.
+        Name it with `Content-Disposition: attachment; filename="…"` (UTF-8, or RFC 5987's `filename*`). A file may be
+        empty if it has a name. Use the id that comes back in a job's arguments.
         """
         limit: int = current_app.config["ARTIFACT_MAX_BYTES"]
         request.max_content_length = limit + FORM_SLACK
         is_form = request.mimetype == "multipart/form-data"
         name, content_type, stream = _form_part() if is_form else _raw_body()
         storage = _storage()
+        stored = storage.write(iter(lambda: stream.read(CHUNK), b""), limit=limit)
+        if stored.size == 0 and not name:
+            storage.delete(stored.key)
+            fault = {"pointer": "", "message": "The body is empty."}
+            detail = "Nothing was sent. Send the file as the body, or as the part `file` of a form; name an empty one."
+            raise Problem(422, "invalid", detail, errors=[fault])
         artifact = add_upload(
             storage,
             NewArtifact(
                 id=uuid7(),
                 tenant_id=principal().tenant_id,
                 job_id=None,
-                name=name,
+                name=name or "unnamed",
                 content_type=content_type,
-                stored=storage.write(iter(lambda: stream.read(CHUNK), b""), limit=limit),
+                stored=stored,
             ),
         )
         shown = present(artifact)
@@ -98,8 +107,8 @@ class OneArtifact(MethodView):
             delete_artifact(_storage(), artifact.tenant_id, artifact.id)
         except ArtifactNotFound:
             raise not_found("artifact") from None
-        except ArtifactInUse:
-            detail = "An unfinished job uses this artifact. Cancel the job, or wait for its end."
+        except ArtifactInUse as use:
+            detail = f"The unfinished job {use.job_id} uses this artifact. Cancel the job, or wait for its end."
             raise Problem(409, "in-use", detail) from None
 
 
@@ -174,7 +183,17 @@ def _storage() -> ArtifactStorage:
 
 
 def _raw_body() -> tuple[str, str, IO[bytes]]:
-    _, options = parse_options_header(request.headers.get("Content-Disposition", ""))
+    if request.mimetype == "application/x-www-form-urlencoded":
+        # What curl's -d says of any body, having taken the line breaks out of it.
+        detail = (
+            "This is a type of forms, not of files. Send the file as a part (curl -F file=@t.csv), or as it is "
+            "with its own type (curl --data-binary @t.csv -H 'Content-Type: text/csv')."
+        )
+        raise Problem(415, "unsupported-media-type", detail)
+    disposition = request.headers.get("Content-Disposition", "")
+    with suppress(UnicodeError):  # then it is what WSGI takes all headers for: Latin-1
+        disposition = disposition.encode("latin-1").decode()
+    _, options = parse_options_header(disposition)
     return _clean_name(options.get("filename")), _clean_type(request.mimetype), request.stream
 
 
@@ -187,10 +206,10 @@ def _form_part() -> tuple[str, str, IO[bytes]]:
 
 
 def _clean_name(name: str | None) -> str:
-    """The last part of the name that the client gave, without control characters, at most 200 characters."""
+    """The last part of the name that the client gave, without control characters, at most 200; may be empty."""
     last = (name or "").replace("\\", "/").rpartition("/")[2]
     cleaned = "".join(character for character in last if character.isprintable()).strip()
-    return cleaned[-200:] or "unnamed"
+    return cleaned[-200:]
 
 
 _MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]{1,127}/[\w!#$&^.+-]{1,127}", re.ASCII)

@@ -77,7 +77,11 @@ class ArtifactNotFound(LookupError):
 
 
 class ArtifactInUse(Exception):
-    """An unfinished job names the artifact in its arguments."""
+    """An unfinished job names the artifact in its arguments; `job_id` is one such."""
+
+    def __init__(self, job_id: UUID) -> None:
+        super().__init__(f"The job {job_id} names the artifact.")
+        self.job_id = job_id
 
 
 def get_artifact(tenant_id: UUID, artifact_id: UUID) -> Artifact:
@@ -117,12 +121,14 @@ def add_upload(storage: ArtifactStorage, artifact: NewArtifact) -> Artifact:
 # were sent, so the id may stand under any name, at any depth, in either case and without its dashes.
 _DELETE = text(
     f"""
-    DELETE FROM artifacts
-     WHERE id = :id AND tenant_id = :tenant_id
-       AND NOT EXISTS (SELECT FROM jobs
-                        WHERE jobs.tenant_id = :tenant_id AND state IN ({UNFINISHED_SQL})
-                          AND CAST(args AS text) ~* replace(CAST(:id AS text), '-', '-?'))
-    RETURNING storage_key
+    WITH users AS (SELECT id FROM jobs
+                    WHERE tenant_id = :tenant_id AND state IN ({UNFINISHED_SQL})
+                      AND CAST(args AS text) ~* replace(CAST(:id AS text), '-', '-?')
+                    LIMIT 1),
+         gone AS (DELETE FROM artifacts
+                   WHERE id = :id AND tenant_id = :tenant_id AND NOT EXISTS (SELECT FROM users)
+                  RETURNING storage_key)
+    SELECT (SELECT storage_key FROM gone) AS storage_key, (SELECT id FROM users) AS job_id
     """  # noqa: S608 - only constants of ours are put in
 )
 
@@ -130,8 +136,8 @@ _DELETE = text(
 def delete_artifact(storage: ArtifactStorage, tenant_id: UUID, artifact_id: UUID) -> None:
     """Delete row and file. Raises ArtifactNotFound, or ArtifactInUse while an unfinished job names it."""
     with transaction() as session:
-        key = session.execute(_DELETE, {"id": artifact_id, "tenant_id": tenant_id}).scalar_one_or_none()
+        key, job_id = session.execute(_DELETE, {"id": artifact_id, "tenant_id": tenant_id}).one()
     if key is None:
         get_artifact(tenant_id, artifact_id)
-        raise ArtifactInUse
+        raise ArtifactInUse(job_id)
     storage.delete(key)

@@ -16,6 +16,7 @@ def openapi_json() -> Response:
     return Response(current_app.json.dumps(current_app.extensions["openapi"].to_dict()), mimetype="application/json")
 
 
+@blp.get("/")
 @blp.get("/docs")
 def docs_redirect() -> BaseResponse:
     """The page lives in a folder, so that its assets have relative names."""

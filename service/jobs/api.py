@@ -91,7 +91,7 @@ class Jobs(MethodView):
         """List jobs, newest first.
 
         Pages neither repeat nor skip while jobs arrive. With `Accept: text/csv` or `application/x-ndjson` all jobs
-        that match are sent as a stream.
+        that match are sent as a stream, whatever `limit` says.
         """
         limit, cursor = query.pop("limit"), query.pop("cursor", None)
         wanted = JobFilter(states=tuple(query.pop("state", ())), **query)

@@ -105,6 +105,56 @@ def test_the_name_of_a_file_is_cleaned(client: KeyClient, given: str, kept: str)
     assert in_form.get_json()["name"] == kept
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        'attachment; filename="Umsätze 2025 €.csv"',
+        "attachment; filename*=UTF-8''Ums%C3%A4tze%202025%20%E2%82%AC.csv",
+        "attachment; filename=\"Umsatze.csv\"; filename*=UTF-8''Ums%C3%A4tze%202025%20%E2%82%AC.csv",
+    ],
+    ids=["as it is", "RFC 5987", "both"],
+)
+def test_a_name_may_have_any_letters(app: Flask, client: KeyClient, sent: str) -> None:
+    as_wsgi_has_it = sent.encode().decode("latin-1")
+
+    raw = client.post("/artifacts", data=b"x", environ_overrides={"HTTP_CONTENT_DISPOSITION": as_wsgi_has_it})
+    part = sent.replace("attachment", 'form-data; name="file"').encode()
+    body = b"--edge\r\nContent-Disposition: " + part + b"\r\n\r\nx\r\n--edge--\r\n"
+    in_form = client.post("/artifacts", data=body, content_type="multipart/form-data; boundary=edge")
+
+    assert raw.get_json()["name"] == in_form.get_json()["name"] == "Umsätze 2025 €.csv"
+
+
+def test_a_name_in_latin_1_is_read_as_such(client: KeyClient) -> None:
+    header = {"HTTP_CONTENT_DISPOSITION": 'attachment; filename="Umsätze.csv"'}
+
+    assert client.post("/artifacts", data=b"x", environ_overrides=header).get_json()["name"] == "Umsätze.csv"
+
+
+@pytest.mark.parametrize("framing", ["Content-Length", "chunked"])
+def test_nothing_is_no_file(app: Flask, client: KeyClient, framing: str) -> None:
+    chunked = {"wsgi.input_terminated": True, "CONTENT_LENGTH": "", "HTTP_TRANSFER_ENCODING": "chunked"}
+
+    response = client.post("/artifacts", environ_overrides=chunked if framing == "chunked" else {})
+
+    assert response.status_code == 422
+    assert "Nothing was sent" in response.get_json()["detail"]
+    assert_nothing_kept(app)
+
+
+def test_an_empty_file_that_has_a_name_is_an_artifact(client: KeyClient) -> None:
+    assert upload(client, b"")["size"] == 0
+    assert client.post("/artifacts", **form(b"")).get_json()["size"] == 0
+
+
+def test_a_body_of_curls_minus_d_is_refused_with_the_way_out(app: Flask, client: KeyClient) -> None:
+    response = client.post("/artifacts", data=b"a,b1,2", content_type="application/x-www-form-urlencoded")
+
+    assert response.status_code == 415
+    assert "--data-binary" in response.get_json()["detail"]
+    assert_nothing_kept(app)
+
+
 def test_a_name_that_turns_its_own_ending_around_is_cleaned(client: KeyClient) -> None:
     headers = {"Content-Disposition": "attachment; filename*=UTF-8''a%E2%80%AEvsc.exe%0D%0AX-Evil"}
 
@@ -246,6 +296,7 @@ def test_a_file_that_an_unfinished_job_uses_stays(app: Flask, client: KeyClient,
 
     assert (in_use.status_code, unused.status_code, after.status_code) == (409, 204, 204)
     assert in_use.get_json()["type"] == "urn:millrace:problem:in-use"
+    assert job["id"] in in_use.get_json()["detail"]
 
 
 def test_a_running_job_keeps_its_file_until_it_ends(app: Flask, client: KeyClient) -> None:

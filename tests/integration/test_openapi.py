@@ -251,9 +251,10 @@ def test_the_document_is_served(document: dict[str, Any], app: Flask) -> None:
     assert response.get_json() == document
 
 
-def test_the_docs_page_runs_under_its_own_policy(app: Flask) -> None:
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_the_docs_page_runs_under_its_own_policy(app: Flask, path: str) -> None:
     client = app.test_client()
-    response = client.get("/docs", follow_redirects=True, buffered=True)
+    response = client.get(path, follow_redirects=True, buffered=True)
 
     assert response.status_code == 200
     policy = response.headers["Content-Security-Policy"]
@@ -282,4 +283,4 @@ def test_the_docs_serve_their_own_files_only(app: Flask, path: str) -> None:
 def test_the_docs_can_be_switched_off(config: dict[str, Any]) -> None:
     client = create_app({**config, "DOCS_ENABLED": False}).test_client()
 
-    assert [client.get(path).status_code for path in ("/docs", "/docs/", "/openapi.json")] == [404] * 3
+    assert [client.get(path).status_code for path in ("/", "/docs", "/docs/", "/openapi.json")] == [404] * 4

@@ -4,6 +4,7 @@ ROLE is api, worker, beat, flower or migrate. Anything else is taken for a `mill
 """
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 from deploy import commands
 from service.queues import Queue
 
+SCRATCH = Path("/var/lib/millrace/scratch")
+"""A volume that no other container may share."""
 IN_MEMORY = "/dev/shm"  # noqa: S108 - a container's own; there also where nothing else can be written
 FLOWER_LOGIN = "FLOWER_BASIC_AUTH"
 
@@ -22,6 +25,8 @@ def main() -> None:
         command = ROLES[role]() if role in ROLES else (*MILLRACE, role)
     except ValueError as error:
         sys.exit(f"millrace {role}: {error}")
+    if role == "worker":
+        remove_scratch(SCRATCH)
     os.execv(command[0], (*command, *arguments))  # noqa: S606 - no shell, so that signals reach the role
 
 
@@ -48,6 +53,12 @@ def flower() -> tuple[str, ...]:
     if ":" not in os.environ.get(FLOWER_LOGIN, ""):
         raise ValueError(f"Without a login Flower is open to anyone: set {FLOWER_LOGIN}_FILE (user:password).")
     return commands.FLOWER
+
+
+def remove_scratch(folder: Path) -> None:
+    """Remove what killed jobs left in this container's own scratch folder: on disk it outlives the container's end."""
+    for left in folder.glob("millrace-*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def whole_number(variable: str, default: int) -> int:

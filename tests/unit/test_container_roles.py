@@ -19,6 +19,17 @@ def test_a_worker_consumes_the_queues_that_it_is_told(monkeypatch: pytest.Monkey
     assert entrypoint.worker() == commands.worker(name="bulk", queues=[Queue.BULK], concurrency=2)
 
 
+def test_what_a_killed_job_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "millrace-left").mkdir()
+    (tmp_path / "millrace-left" / "table.parquet").touch()
+    (tmp_path / "other").touch()
+
+    entrypoint.remove_scratch(tmp_path)
+    entrypoint.remove_scratch(tmp_path / "not there")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
 def test_a_worker_that_is_told_nothing_consumes_every_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORKER_QUEUES", raising=False)
 

@@ -237,6 +237,19 @@ def test_names_may_repeat_be_missing_or_be_hostile(profiled: Profiler) -> None:
     assert names == ["a", "a", "(column 3, unnamed)", "x⏎y", "�evil", "^.*$"]
 
 
+@pytest.mark.parametrize("dtype", [pl.Date, pl.Datetime("ms"), pl.Datetime("us", "Asia/Tokyo")], ids=str)
+def test_times_that_pythons_dates_cannot_hold_are_missing(profiled: Profiler, dtype: Any) -> None:
+    per_day = {pl.Date: 1, pl.Datetime("ms"): 86_400_000}.get(dtype, 86_400_000_000)
+    first, last = (date(1000, 1, 1) - date(1970, 1, 1)).days, (date(9999, 12, 30) - date(1970, 1, 1)).days
+    most = (1 << 31) - 1 if dtype == pl.Date else (1 << 63) - 1
+    days = [first - 1, first, 0, last, last + 400]
+    values = [-most, *(day * per_day for day in days), most, None]
+
+    column = _only(profiled(pl.DataFrame({"at": pl.Series(values, dtype=pl.Int64).cast(dtype)})))
+
+    assert (column.missing, column.distinct.value) == (5, 3)
+
+
 def test_parquet_keeps_its_types(profiled: Profiler) -> None:
     frame = pl.DataFrame(
         {

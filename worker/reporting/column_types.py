@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import date
 from enum import StrEnum
 
 import polars as pl
 
 HEAD_ROWS = 2000
 """Types that these rows rule out are not tried on the whole file."""
+FIRST_YEAR, LAST_YEAR = 1000, 9999
 _TRUE, _FALSE = ("true", "yes", "t", "y"), ("false", "no", "f", "n")
 
 
@@ -51,7 +53,25 @@ class Reading:
             return Reading(kind, "", lambda column: column.cast(pl.Float64).fill_nan(None))
         if kind is Kind.TEXT and dtype != pl.String:
             return Reading(kind, str(dtype), lambda column: column.cast(pl.String))
+        if kind in {Kind.DATE, Kind.DATETIME}:
+            first, last = _known_times(dtype)
+            return Reading(kind, "", lambda column: pl.when(column.to_physical().is_between(first, last)).then(column))
         return Reading(kind, "", lambda column: column)
+
+
+def _known_times(dtype: pl.DataType) -> tuple[int, int]:
+    """The first and last value of the type that are times as people mean them.
+
+    Python's own dates end with the years 1 and 9999, and a chart's first century begins before its first value.
+    """
+    epoch = date(1970, 1, 1)
+    first, last = (date(FIRST_YEAR, 1, 1) - epoch).days, (date(LAST_YEAR, 12, 31) - epoch).days
+    if not isinstance(dtype, pl.Datetime):
+        return first, last
+    if dtype.time_unit == "ns":
+        return -(1 << 63), (1 << 63) - 1  # all of them: 1677 to 2262
+    day = 86_400 * {"ms": 10**3, "us": 10**6}[dtype.time_unit]
+    return first * day, last * day  # without the last day, so that every time zone has room
 
 
 def kind_of_dtype(dtype: pl.DataType) -> Kind:
@@ -176,7 +196,7 @@ def _datetime(datetime_format: str) -> Callable[[pl.Expr], pl.Expr]:
 
 def _in_known_times(parsed: pl.Expr) -> pl.Expr:
     # %Y takes 24 for the year 24: such a column is something else.
-    return pl.when(parsed.dt.year().is_between(1000, 9999)).then(parsed)
+    return pl.when(parsed.dt.year().is_between(FIRST_YEAR, LAST_YEAR)).then(parsed)
 
 
 TEXT = Reading(Kind.TEXT, "", lambda column: column)

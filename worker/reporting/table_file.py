@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import polars as pl
 
-from worker.reporting.column_types import Kind, Reading, choose_readings, kind_of_dtype
+from worker.reporting.column_types import FIRST_YEAR, LAST_YEAR, Kind, Reading, choose_readings, kind_of_dtype
 from worker.reporting.csv_structure import DELIMITERS, BadTable, Structure, check_structure
 from worker.reporting.text import plural, visible
 
@@ -250,5 +250,8 @@ def _open_parquet(path: Path, head: bytes) -> TableFile:
         size=size,
         format="Parquet",
         preview=preview,
-        details=["Types are the file's own. NaN counts as missing."],
+        details=[
+            "Types are the file's own.",
+            f"NaN counts as missing, and so do times before the year {FIRST_YEAR} or after {LAST_YEAR}.",
+        ],
     )

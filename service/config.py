@@ -73,8 +73,9 @@ class Defaults:
     ARTIFACT_MAX_BYTES = 1 << 30
     RESULT_MAX_BYTES = 1 << 20
     MAX_CONTENT_LENGTH = 2 << 20
-    """Largest request body, uploads of artifacts excepted."""
+    """Largest request body, uploads of artifacts and batches excepted."""
     BATCH_MAX_JOBS = 10_000
+    """Most jobs of one batch, and with 2,048 bytes for each its largest body."""
     WAIT_MAX_SECONDS = 60
 
     OUTGOING_ALLOW_PRIVATE = False
@@ -193,7 +194,9 @@ def _check_values(config: Mapping[str, Any]) -> None:
 
 def _check_production(config: Mapping[str, Any]) -> None:
     if config["DEBUG"] and config["ENVIRONMENT"] == "production":
-        raise BadSetting("DEBUG is on in production. Unset it, or set MILLRACE_ENVIRONMENT=development.")
+        raise BadSetting(
+            f"{ENV_PREFIX}_DEBUG is on in production. Unset it, or set {ENV_PREFIX}_ENVIRONMENT=development."
+        )
     if config["FAILPOINTS"] and config["ENVIRONMENT"] == "production":
         raise BadSetting(f"{ENV_PREFIX}_FAILPOINTS makes processes die on purpose: unset it in production.")
     try:

@@ -264,7 +264,7 @@ def _vet_port(port: int) -> None:
     if port < FIRST_UNPRIVILEGED_PORT and port not in DEFAULT_PORTS.values():
         raise AddressRefused(
             f"Port {port} is not called: only 80, 443 and those from {FIRST_UNPRIVILEGED_PORT} on, "
-            f"unless the setting {SETTING} is on."
+            f"unless MILLRACE_{SETTING} is set to true."
         )
 
 
@@ -277,7 +277,7 @@ def _vet_address(host: str, address: str) -> None:
     if rule is None and parsed.version == GLOBAL_IPV6.version and parsed not in GLOBAL_IPV6:
         rule = "not public"
     if rule is not None:
-        raise AddressRefused(f"{host} is refused: its address {parsed} is {rule}. The setting {SETTING} allows it.")
+        raise AddressRefused(f"{host} is refused: its address {parsed} is {rule}. MILLRACE_{SETTING} allows it.")
 
 
 def _bounded(resolve: Resolver, deadline: float) -> Resolver:

@@ -110,7 +110,7 @@ class JobContext:
     def submit(self, type_: str, args: dict[str, Any], **options: Any) -> None:
         """Submit another job of this tenant when, and only when, this one succeeds: in the same transaction.
 
-        Options are those of `service.jobs.submit.NewJob` (`queue`, `priority`, `delay`, `unique_key`, …). Raises
+        Options are those of `service.jobs.new_job.NewJob` (`queue`, `priority`, `delay`, `unique_key`, …). Raises
         PermanentFailure when the job is not valid.
         """
         new = NewJob(type=type_, args=args, **options)

@@ -37,7 +37,7 @@ class JobBatch(MethodView):
     @blp.response(202, BatchSchema)
     @blp.alt_response(207, schema=BatchSchema, description="not atomic, and some jobs were not valid")
     def post(self, body: dict[str, Any]) -> Any:
-        """Submit up to 10,000 jobs in one call.
+        """Submit up to 10,000 jobs in one call, of at most 20 MB.
 
         Atomic: all or none, 422 with a pointer for each faulty job. Not atomic: the valid ones are stored, together,
         and there is one answer per job, in order. One `Idempotency-Key` covers the call.

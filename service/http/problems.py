@@ -174,7 +174,11 @@ def _answer_gone(_: AnswerGone) -> Response:
 
 
 def _unique_key_taken(error: UniqueKeyTaken) -> Response:
-    return problem_response(Problem(409, "unique-key-taken", str(error), extra={"job_id": str(error.job_id)}))
+    extra = {"job_id": str(error.job_id)} if error.job_id else {}
+    errors = None
+    if error.position is not None:
+        errors = [{"pointer": f"/jobs/{error.position}/unique_key", "message": str(error)}]
+    return problem_response(Problem(409, "unique-key-taken", str(error), errors=errors, extra=extra))
 
 
 def _not_found(_: LookupError) -> Response:
@@ -204,6 +208,9 @@ _PASSING = (
 def _database_error(error: SQLAlchemyError) -> Response:
     original = error.orig if isinstance(error, DBAPIError) else None
     is_disconnected = isinstance(error, DBAPIError) and error.connection_invalidated
+    if isinstance(original, pg.LockNotAvailable) and "idempotency_keys" in (original.diag.context or ""):
+        detail = "A request with this Idempotency-Key is still under way. Repeat yours in a moment."
+        return problem_response(Problem(409, "request-in-progress", detail, headers={"Retry-After": "2"}))
     if isinstance(error, OperationalError | PoolTimeout) or isinstance(original, _PASSING) or is_disconnected:
         return _unavailable(original or error)
     if isinstance(original, pg.DataError):

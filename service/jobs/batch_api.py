@@ -11,9 +11,10 @@ from service.http.body import StrictBlueprint
 from service.http.idempotency import idempotency_of_request
 from service.http.identity import principal, requires
 from service.http.problems import Problem, pointers
-from service.jobs.batch import BatchItem, submit_batch
+from service.jobs.batch import Batch, BatchItem, batch_answered_before, submit_batch
 from service.jobs.new_job import InvalidJob, NewJob, check
 from service.jobs.schemas import BatchSchema, NewBatchSchema, NewJobSchema
+from service.jobs.submit import UniqueKeyTaken
 
 blp = StrictBlueprint("batch", __name__, url_prefix="/api/v1", description="Many jobs in one call")
 
@@ -35,12 +36,13 @@ class JobBatch(MethodView):
     @requires(Scope.JOBS_WRITE)
     @blp.arguments(NewBatchSchema)
     @blp.response(202, BatchSchema)
-    @blp.alt_response(207, schema=BatchSchema, description="not atomic, and some jobs were not valid")
+    @blp.alt_response(207, schema=BatchSchema, description="not atomic, and some jobs were refused")
     def post(self, body: dict[str, Any]) -> Any:
         """Submit up to 10,000 jobs in one call, of at most 20 MB.
 
-        Atomic: all or none, 422 with a pointer for each faulty job. Not atomic: the valid ones are stored, together,
-        and there is one answer per job, in order. One `Idempotency-Key` covers the call.
+        Atomic: all or none, 422 with a pointer for each faulty job, 409 where a unique key is held and the job chose
+        `reject`. Not atomic: the others are stored, together, and there is one answer per job, in order. One
+        `Idempotency-Key` covers the call.
         """
         sent: list[Any] = body["jobs"]
         most: int = current_app.config["BATCH_MAX_JOBS"]
@@ -48,25 +50,31 @@ class JobBatch(MethodView):
             fault = {"pointer": "/jobs", "message": f"A batch has 1 to {most:,} jobs; this one has {len(sent):,}."}
             raise Problem(422, "invalid", "The batch is not valid; `errors` says where.", errors=[fault])
         checked = [_checked(index, raw) for index, raw in enumerate(sent)]
-        jobs = [item for item in checked if isinstance(item, NewJob)]
+        jobs = [item if isinstance(item, NewJob) else None for item in checked]
         faults = [item for item in checked if not isinstance(item, NewJob)]
-        if faults and (body["atomic"] or not jobs):
-            listed = [fault for item in faults[:FAULTS_SHOWN] for fault in item]
-            detail = f"{len(faults):,} of {len(sent):,} jobs are not valid; nothing was stored."
-            raise Problem(422, "invalid", detail, errors=listed)
-        batch = submit_batch(
-            current_app.extensions["bell"],
-            principal().tenant_id,
-            jobs,
-            idempotency=idempotency_of_request(lambda: body),
-            request_id=g.request_id,
-        )
-        stored = iter(batch.items)
-        items = [_stored(next(stored)) if isinstance(item, NewJob) else _refused(item) for item in checked]
-        headers = {"Idempotent-Replayed": "true"} if batch.is_replay else {}
+        tenant_id, idempotency = principal().tenant_id, idempotency_of_request(lambda: body)
+        batch: Batch | None
+        if faults and (body["atomic"] or len(faults) == len(sent)):
+            # They may have been valid when they were first sent: a release between may have changed their types.
+            batch = batch_answered_before(tenant_id, idempotency, count=len(sent)) if idempotency else None
+            if batch is None:
+                listed = [fault for item in faults[:FAULTS_SHOWN] for fault in item]
+                detail = f"{len(faults):,} of {len(sent):,} jobs are not valid; nothing was stored."
+                raise Problem(422, "invalid", detail, errors=listed)
+        else:
+            batch = submit_batch(
+                current_app.extensions["bell"],
+                tenant_id,
+                jobs,
+                atomic=body["atomic"],
+                idempotency=idempotency,
+                request_id=g.request_id,
+            )
+        items = [_shown(index, item, checked[index]) for index, item in enumerate(batch.items)]
         answer = current_app.json.response({"items": items})  # a schema has nothing to add, and takes its time
-        answer.status_code = 207 if faults else 202
-        answer.headers.update(headers)
+        answer.status_code = 207 if any("errors" in item for item in items) else 202
+        if batch.is_replay:
+            answer.headers["Idempotent-Replayed"] = "true"
         return answer
 
 
@@ -87,9 +95,15 @@ def _checked(index: int, raw: Any) -> NewJob | list[dict[str, str]]:
     return new
 
 
-def _stored(item: BatchItem) -> dict[str, Any]:
-    return {"status": 202 if item.outcome == "created" else 200, "id": item.id, "state": item.state}
-
-
-def _refused(faults: list[dict[str, str]]) -> dict[str, Any]:
-    return {"status": 422, "errors": faults}
+def _shown(index: int, item: BatchItem | None, checked: NewJob | list[dict[str, str]]) -> dict[str, Any]:
+    """One job's answer: what became of it, or why it is not stored."""
+    if item is not None and item.outcome != "conflict":
+        return {"status": 202 if item.outcome == "created" else 200, "id": item.id, "state": item.state}
+    if item is not None:
+        fault = {"pointer": f"/jobs/{index}/unique_key", "message": str(UniqueKeyTaken(item.id))}
+        return {"status": 409, "job_id": item.id, "errors": [fault]}
+    if not isinstance(checked, NewJob):
+        return {"status": 422, "errors": checked}
+    # A repeat: it was not valid then, or its unique key was held.
+    message = "This job was refused when the batch was first sent. Submit it with another Idempotency-Key."
+    return {"status": 409, "errors": [{"pointer": f"/jobs/{index}", "message": message}]}

@@ -9,7 +9,7 @@ from service.jobs.cancel import JobNotFound
 from service.jobs.new_job import Idempotency, NewJob
 from service.jobs.queries import find_job
 from service.jobs.states import FINAL, State
-from service.jobs.submit import Intake, Submitted
+from service.jobs.submit import Intake, Submitted, answered_before
 from service.transaction import reading
 
 
@@ -36,6 +36,9 @@ def resubmit(
     with reading() as session:
         old = find_job(session, tenant_id, job_id)
     if old is None:
+        # Whoever repeats the request may find it deleted, and is answered as at first.
+        if idempotency is not None and (first := answered_before(tenant_id, idempotency)) is not None:
+            return first
         raise JobNotFound
     if State(old["state"]) not in FINAL:
         raise JobNotFinal(old)

@@ -100,9 +100,12 @@ class NewBatchSchema(StrictSchema):
 class BatchItemSchema(Schema):
     """What became of one job of a batch."""
 
-    status = fields.Integer(metadata={"description": "202 made, 200 existed already, 422 not valid"})
-    id = fields.UUID(allow_none=True)
-    state = fields.String(allow_none=True)
+    status = fields.Integer(
+        metadata={"description": "202 made, 200 existed already, 409 its unique key is held, 422 not valid"}
+    )
+    id = fields.UUID()
+    state = fields.String()
+    job_id = fields.UUID(metadata={"description": "with 409: the unfinished job that holds the unique key"})
     errors = fields.List(fields.Nested(FieldErrorSchema))
 
 

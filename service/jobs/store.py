@@ -111,8 +111,13 @@ def job_entry(
     }
 
 
-def record_entry(idempotency: Idempotency, jobs: Sequence[dict[str, Any]], *, is_batch: bool = False) -> dict[str, Any]:
-    """The idempotency record of these jobs as `STORE` takes it; the jobs are stored only if it is theirs."""
+def record_entry(
+    idempotency: Idempotency, jobs: Sequence[dict[str, Any]], *, job_ids: Sequence[UUID | None] | None = None
+) -> dict[str, Any]:
+    """The idempotency record of these jobs as `STORE` takes it; the jobs are stored only if it is theirs.
+
+    `job_ids` is a batch's: what its jobs become, in their order, None for those that are refused.
+    """
     first = jobs[0]
     for job in jobs:
         job["record_id"] = first["id"]
@@ -122,7 +127,7 @@ def record_entry(idempotency: Idempotency, jobs: Sequence[dict[str, Any]], *, is
         "key": idempotency.key,
         "fingerprint": idempotency.fingerprint.hex(),
         "job_id": first["id"],
-        "job_ids": [job["id"] for job in jobs] if is_batch else None,
+        "job_ids": job_ids,
     }
 
 

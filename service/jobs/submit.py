@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from service.accounts.keys import KeyRefused, require_good_key
 from service.group_commit import GroupCommit
 from service.jobs.cancel import CANCEL_IDLE
-from service.jobs.new_job import Idempotency, NewJob, check
+from service.jobs.new_job import Idempotency, InvalidJob, NewJob, check
 from service.jobs.queries import JOB_COLUMNS, UNFINISHED_SQL, find_job
 from service.jobs.ring import Bell
 from service.jobs.states import State
@@ -43,11 +43,16 @@ class AnswerGone(Exception):
 
 
 class UniqueKeyTaken(Exception):
-    """An unfinished job holds the unique key, and the client chose to be refused."""
+    """An unfinished job holds the unique key, and the client chose to be refused.
 
-    def __init__(self, job_id: UUID) -> None:
-        super().__init__(f"The unfinished job {job_id} holds this unique_key.")
+    `position` is the refused job's in its batch. No `job_id`: it is held by a job that is not stored either.
+    """
+
+    def __init__(self, job_id: UUID | None, *, position: int | None = None) -> None:
+        holder = f"The unfinished job {job_id}" if job_id else "Another job of this batch"
+        super().__init__(f"{holder} holds this unique_key.")
         self.job_id = job_id
+        self.position = position
 
 
 @dataclass(frozen=True)
@@ -97,9 +102,16 @@ class Intake:
         in time, and then nothing was stored; KeyRefused if the job is submitted by a key that is not good any more. A
         broker that is down is no error: the dispatcher rings later.
         """
+        try:
+            job_type = check(new)
+        except InvalidJob:
+            # It may have been valid when it was first sent: a release between may have changed its type.
+            if idempotency is None or (first := answered_before(tenant_id, idempotency, key_id=key_id)) is None:
+                raise
+            return first
         ring = self.bell.is_worth_trying
         submission = _Submission.make(
-            tenant_id, new, check(new), idempotency, ring=ring, request_id=request_id, key_id=key_id
+            tenant_id, new, job_type, idempotency, ring=ring, request_id=request_id, key_id=key_id
         )
         if new.unique_key is None and (stored := self._group.commit(submission)) is not None:
             return Submitted(stored_job(submission.entry, stored), "created")  # nearly always: one round trip
@@ -174,60 +186,79 @@ def _execute(session: Session, submission: _Submission, idempotency: Idempotency
     return None if stored is None else stored_job(entry, stored)
 
 
+def answered_before(tenant_id: UUID, idempotency: Idempotency, *, key_id: UUID | None = None) -> Submitted | None:
+    """What answered this key first, for a request that cannot be looked at otherwise. None: the key is not known.
+
+    Raises IdempotencyKeyReused, AnswerGone, and KeyRefused as `Intake.submit` does.
+    """
+    with transaction("submit") as session:
+        if key_id is not None:
+            require_good_key(session, key_id)
+        known = known_answer(session, tenant_id, idempotency)
+        return None if known is None or known["is_over"] else _answer_again(session, tenant_id, idempotency, known)
+
+
+# The first answer may have been a 503, because the wait for a synchronous standby was broken off, and a repeat's says
+# 2xx: its commit waits for the standby as well, for the record is locked.
+_KNOWN = text(
+    """
+    SELECT fingerprint, job_id, job_ids, existing,
+           created_at < clock_timestamp() - make_interval(hours => :kept_hours) AS is_over
+      FROM idempotency_keys WHERE tenant_id = :tenant_id AND key = :key FOR UPDATE
+    """
+)
+
+
+def known_answer(session: Session, tenant_id: UUID, idempotency: Idempotency) -> Row | None:
+    """The key's record. `is_over`: a new request may have it."""
+    values = {"tenant_id": tenant_id, "key": idempotency.key, "kept_hours": idempotency.kept_hours}
+    return session.execute(_KNOWN, values).mappings().one_or_none()
+
+
 def _first_answer(session: Session, submission: _Submission, idempotency: Idempotency) -> Submitted | None:
     """What answered this key first; None where the key is ours and something else stood in the way."""
-    key = {"tenant_id": submission.tenant_id, "key": idempotency.key}
-    known = session.execute(
-        text("SELECT fingerprint, job_id, existing FROM idempotency_keys WHERE tenant_id = :tenant_id AND key = :key"),
-        key,
-    ).one_or_none()
+    known = known_answer(session, submission.tenant_id, idempotency)
     if known is None:  # no record, new or old: the API key was revoked a moment ago
         raise KeyRefused
-    if known.job_id == submission.entry["id"]:
+    if known["job_id"] == submission.entry["id"]:
         return None
-    if bytes(known.fingerprint) != idempotency.fingerprint:
+    return _answer_again(session, submission.tenant_id, idempotency, known)
+
+
+def _answer_again(session: Session, tenant_id: UUID, idempotency: Idempotency, known: Row) -> Submitted:
+    if bytes(known["fingerprint"]) != idempotency.fingerprint:
         raise IdempotencyKeyReused
-    # The first answer may have been a 503, because the wait for a synchronous standby was broken off, and this one says
-    # 2xx: its commit waits for the standby as well, for `STORE` has locked the record.
-    job = find_job(session, submission.tenant_id, known.job_id)
+    job = find_job(session, tenant_id, known["job_id"])
     if job is None:  # whoever repeats the request must not be given a second one
         raise AnswerGone
-    return Submitted(job, "existing" if known.existing else "created", is_replay=True)
+    return Submitted(job, "existing" if known["existing"] else "created", is_replay=True)
 
 
 def _resolve_unique_key(session: Session, submission: _Submission) -> Submitted:
     """An unfinished job holds the unique key: use it, refuse, or cancel it and take its place."""
     tenant_id, new = submission.tenant_id, submission.new
-    holder = (
-        session.execute(
-            text(
-                f"""
-            SELECT {JOB_COLUMNS} FROM jobs
-             WHERE tenant_id = :tenant_id AND type = :type AND unique_key = :unique_key AND state IN ({UNFINISHED_SQL})
-               FOR UPDATE
-            """  # noqa: S608
-            ),
-            {"tenant_id": tenant_id, "type": new.type, "unique_key": new.unique_key},
-        )
-        .mappings()
-        .first()
-    )
-    if holder is not None and new.on_conflict == "use_existing":
-        key = submission.idempotency.key if submission.idempotency else None
-        session.execute(
-            text(
-                "UPDATE idempotency_keys SET job_id = :job_id, existing = ARRAY[true]"
-                " WHERE tenant_id = :tenant_id AND key = :key"
-            ),
-            {"tenant_id": tenant_id, "key": key, "job_id": holder["id"]},
-        )
-        return Submitted(holder, "existing")
-    if holder is not None and (new.on_conflict == "reject" or holder["state"] == State.RUNNING):
-        raise UniqueKeyTaken(holder["id"])
-    if holder is not None:
-        session.execute(CANCEL_IDLE, {"id": holder["id"], "tenant_id": tenant_id})
-    # The holder is out of the way (replaced here, or it ended a moment ago): the key's record is written already.
-    job = _execute(session, submission, None)
-    if job is None:
-        raise UniqueKeyTaken(submission.entry["id"])
-    return Submitted(job, "created")
+    while True:  # a holder that ended between two statements left the key to us, or to somebody who came first
+        wanted = {"tenant_id": tenant_id, "type": new.type, "unique_key": new.unique_key}
+        holder = session.execute(_HOLDER, wanted).mappings().first()
+        if holder is not None and new.on_conflict == "use_existing":
+            key = submission.idempotency.key if submission.idempotency else None
+            session.execute(_REMEMBER_HOLDER, {"tenant_id": tenant_id, "key": key, "job_id": holder["id"]})
+            return Submitted(holder, "existing")
+        if holder is not None and (new.on_conflict == "reject" or holder["state"] == State.RUNNING):
+            raise UniqueKeyTaken(holder["id"])
+        if holder is not None:
+            session.execute(CANCEL_IDLE, {"id": holder["id"], "tenant_id": tenant_id})
+        if (job := _execute(session, submission, None)) is not None:  # the key's record is written already
+            return Submitted(job, "created")
+
+
+_HOLDER = text(
+    f"""
+    SELECT {JOB_COLUMNS} FROM jobs
+     WHERE tenant_id = :tenant_id AND type = :type AND unique_key = :unique_key AND state IN ({UNFINISHED_SQL})
+       FOR UPDATE
+    """  # noqa: S608
+)
+_REMEMBER_HOLDER = text(
+    "UPDATE idempotency_keys SET job_id = :job_id, existing = ARRAY[true] WHERE tenant_id = :tenant_id AND key = :key"
+)

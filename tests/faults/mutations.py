@@ -227,7 +227,7 @@ MUTATIONS = (
     Mutation(
         "a key belongs to the request that it came with",
         SUBMIT,
-        "if bytes(known.fingerprint) != idempotency.fingerprint:",
+        'if bytes(known["fingerprint"]) != idempotency.fingerprint:',
         "if False:",
         guards("test_a_key_that_comes_back_with_another_request_is_refused"),
     ),

@@ -7,6 +7,9 @@ import pytest
 import redis
 from flask import Flask
 
+from service.jobs import batch
+from service.jobs.types import registry
+from tests.support.attempts import finish
 from tests.support.client import KeyClient
 from tests.support.database import count_jobs, execute
 
@@ -90,6 +93,40 @@ def test_a_repeat_with_the_same_key_is_answered_with_the_same_jobs(
     assert count_jobs(app) == 3
 
 
+@pytest.mark.parametrize("atomic", [True, False])
+def test_a_repeat_is_answered_although_its_jobs_would_not_be_valid_any_more(
+    app: Flask, client: KeyClient, monkeypatch: pytest.MonkeyPatch, *, atomic: bool
+) -> None:
+    body = {"atomic": atomic, "jobs": [echo(1), {"type": "test.sleep"}, echo(2)]}
+    send = partial(client.post, "/jobs/batch", json=body, headers={"Idempotency-Key": "batch-1"})
+    first = send()
+    for gone in ("test.echo", "test.sleep"):
+        monkeypatch.delitem(registry._types, gone)
+        again = send()
+
+        assert (again.status_code, again.get_json()) == (202, first.get_json())
+        assert again.headers["Idempotent-Replayed"] == "true"
+    assert count_jobs(app) == 3
+
+
+def test_a_repeat_stores_no_job_that_was_refused_at_first(
+    app: Flask, client: KeyClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = {"atomic": False, "jobs": [{"type": "test.sleep"}, echo(1)]}
+    send = partial(client.post, "/jobs/batch", json=body, headers={"Idempotency-Key": "batch-1"})
+    with monkeypatch.context() as release:
+        release.delitem(registry._types, "test.sleep")
+        first = send()
+
+    again = send()
+
+    assert [item["status"] for item in first.get_json()["items"]] == [422, 202]
+    assert again.status_code == 207
+    assert [item["status"] for item in again.get_json()["items"]] == [409, 202]
+    assert again.get_json()["items"][1] == first.get_json()["items"][1]
+    assert count_jobs(app) == 1
+
+
 def test_a_key_whose_jobs_are_deleted_gives_no_others(app: Flask, client: KeyClient) -> None:
     send = partial(
         client.post, "/jobs/batch", json={"jobs": [echo(1), echo(2)]}, headers={"Idempotency-Key": "batch-1"}
@@ -125,13 +162,61 @@ def test_unique_keys_hold_inside_and_outside_of_a_batch(app: Flask, client: KeyC
     assert count_jobs(app) == 2
 
 
-def test_a_job_that_chose_to_be_refused_takes_the_batch_with_it(app: Flask, client: KeyClient) -> None:
-    client.submit(unique_key="one")
+def test_a_job_that_chose_to_be_refused_takes_an_atomic_batch_with_it(app: Flask, client: KeyClient) -> None:
+    holder = client.submit(unique_key="one")["id"]
 
     response = client.post("/jobs/batch", json={"jobs": [echo(1), echo(2, unique_key="one", on_conflict="reject")]})
 
     assert response.status_code == 409
+    assert response.get_json()["job_id"] == holder
+    assert response.get_json()["errors"][0]["pointer"] == "/jobs/1/unique_key"
     assert count_jobs(app) == 1
+
+
+def test_a_refusal_names_no_job_that_is_not_stored(app: Flask, client: KeyClient) -> None:
+    twice = [echo(number, unique_key="one", on_conflict="reject") for number in range(2)]
+
+    response = client.post("/jobs/batch", json={"jobs": twice})
+
+    assert response.status_code == 409
+    assert "job_id" not in response.get_json()
+    assert "of this batch" in response.get_json()["detail"]
+    assert count_jobs(app) == 0
+
+
+def test_a_job_that_chose_to_be_refused_is_alone_refused_where_the_batch_is_not_atomic(
+    app: Flask, client: KeyClient
+) -> None:
+    holder = client.submit(unique_key="one")["id"]
+    refused = echo(2, unique_key="one", on_conflict="reject")
+    body = {"atomic": False, "jobs": [echo(1), refused, echo(3, unique_key="two"), {"type": "no.such"}]}
+    first, again = (client.post("/jobs/batch", json=body, headers={"Idempotency-Key": "batch-1"}) for _ in range(2))
+
+    items = first.get_json()["items"]
+    assert first.status_code == 207
+    assert [item["status"] for item in items] == [202, 409, 202, 422]
+    assert (items[1]["job_id"], items[1]["errors"][0]["pointer"]) == (holder, "/jobs/1/unique_key")
+    assert [item["status"] for item in again.get_json()["items"]] == [202, 409, 202, 422]
+    assert count_jobs(app) == 3
+
+
+def test_a_unique_key_whose_holder_ends_meanwhile_is_taken(
+    app: Flask, client: KeyClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder = client.submit(unique_key="one")["id"]
+    look = batch._store_the_rest
+
+    def end_the_holder_first(*args: Any) -> Any:
+        finish(app, holder)
+        return look(*args)
+
+    monkeypatch.setattr(batch, "_store_the_rest", end_the_holder_first)
+
+    response = client.post("/jobs/batch", json={"jobs": [echo(1), echo(2, unique_key="one", on_conflict="reject")]})
+
+    assert response.status_code == 202
+    assert [item["status"] for item in response.get_json()["items"]] == [202, 202]
+    assert count_jobs(app) == 3
 
 
 @pytest.mark.parametrize(("body", "pointer"), [

@@ -3,9 +3,12 @@
 from functools import partial
 from typing import Any
 
+import psycopg
 import pytest
 from flask import Flask
 
+from service.accounts.keys import revoke_key
+from service.jobs.types import registry
 from tests.support.apps import app_with
 from tests.support.attempts import finish, start
 from tests.support.client import KeyClient
@@ -118,6 +121,53 @@ def test_a_key_whose_job_is_deleted_gives_no_second_one(app: Flask, client: KeyC
     assert count_jobs(app) == 0
 
 
+def test_a_repeat_is_answered_although_its_job_would_not_be_valid_any_more(
+    app: Flask, client: KeyClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = send(client, "order-1")
+    with monkeypatch.context() as release:
+        release.delitem(registry._types, "test.echo")
+        again, other = send(client, "order-1"), send(client, "order-1", {**BODY, "priority": 1})
+        unknown = send(client, "order-2")
+        execute(app, "UPDATE idempotency_keys SET created_at = created_at - make_interval(hours => 73)")
+        too_late = send(client, "order-1")
+
+    assert (again.status_code, again.get_json()) == (202, first.get_json())
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert other.get_json()["type"] == "urn:millrace:problem:idempotency-key-reused"
+    assert unknown.get_json()["errors"][0]["pointer"] == "/type"
+    assert too_late.get_json()["errors"][0]["pointer"] == "/type"
+    assert count_jobs(app) == 1
+
+
+def test_a_revoked_key_is_told_nothing_of_what_was_answered_before(
+    app: Flask, client: KeyClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(client, "order-1")
+    monkeypatch.delitem(registry._types, "test.echo")
+    with app.app_context():
+        assert revoke_key(client.key.key.split("_")[1])
+
+    assert send(client, "order-1").status_code == 401
+
+
+def test_a_repeat_while_the_first_is_still_under_way_is_asked_to_come_back(config: dict[str, Any]) -> None:
+    with app_with(config, DATABASE_LOCK_TIMEOUT=0.3) as app:
+        client = KeyClient(app, "acme")
+        with psycopg.connect(config["DATABASE_URL"].replace("+psycopg", "")) as first:
+            first.execute(
+                "INSERT INTO idempotency_keys (tenant_id, key, fingerprint, job_id)"
+                " SELECT id, 'order-1', 'f', gen_random_uuid() FROM tenants WHERE name = 'acme'"
+            )
+            response = send(client, "order-1")
+            first.rollback()
+
+        assert response.status_code == 409
+        assert response.get_json()["type"] == "urn:millrace:problem:request-in-progress"
+        assert int(response.headers["Retry-After"]) > 0
+        assert send(client, "order-1").status_code == 202
+
+
 def test_thirty_repeats_at_once_make_one_job(config: dict[str, Any]) -> None:
     with app_with(config, DATABASE_POOL_SIZE=30, DATABASE_POOL_TIMEOUT=30.0) as app:
         key = KeyClient(app, "acme").key.key
@@ -145,6 +195,21 @@ def test_a_retry_by_hand_is_idempotent_too(app: Flask, client: KeyClient) -> Non
     assert again.headers["Idempotent-Replayed"] == "true"
     assert other.status_code == 422
     assert count_jobs(app) == 2
+
+
+def test_a_repeated_retry_is_answered_although_the_job_that_it_retried_is_deleted(
+    app: Flask, client: KeyClient
+) -> None:
+    job = client.submit()
+    finish(app, job["id"])
+    retry = partial(client.post, f"/jobs/{job['id']}/retry", headers={"Idempotency-Key": "again"})
+    first = retry()
+    execute(app, "DELETE FROM jobs WHERE id = :id", id=job["id"])
+
+    again = retry()
+
+    assert (again.status_code, again.get_json()["id"]) == (202, first.get_json()["id"])
+    assert retry(headers={"Idempotency-Key": "another"}).status_code == 404
 
 
 def unique(client: KeyClient, on_conflict: str | None = None, **job: Any) -> Any:

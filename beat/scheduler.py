@@ -7,8 +7,9 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from celery.beat import Scheduler
 from sqlalchemy.exc import SQLAlchemyError
@@ -18,17 +19,22 @@ from service.artifacts.storage import ArtifactStorage
 from service.celery_app import flask_app_of
 from service.clock_lease import acquire_clock, release_clock
 from service.jobs.dispatch import Dispatcher, promote
-from service.jobs.prune import prune, prune_orphans
+from service.jobs.prune import prune, prune_artifacts, prune_orphans, prune_records
 from service.jobs.rescue import expire, rescue
 from service.jobs.ring import Bell
 from service.schedules.builtin import add_builtin_schedules
-from service.schedules.fire import fire_due
+from service.schedules.fire import Firing
+from service.transaction import is_refusal
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 HOUSEKEEPING_SECONDS = 60.0
-PRUNE_ROUNDS = 20
-ORPHANS_EVERY_SECONDS = 3600.0
+PRUNING_SECONDS = 0.2
+"""For so long a round prunes; the rest follows in the next, so that rings do not wait behind it."""
+FILES_SECONDS = 3600.0
+COMPLAINT_SECONDS = 60.0
+"""A step that fails round after round is told in the log so often."""
 BUSY_TICK_SECONDS = 0.05
 """Between two rounds while there was something to ring: the window must not run empty under a backlog."""
 
@@ -46,10 +52,14 @@ class ClockScheduler(Scheduler):  # type: ignore[misc] # celery ships no types
             window=self._config["DISPATCH_WINDOW"],
             ring_again_seconds=self._config["RING_AGAIN_SECONDS"],
         )
+        self._firing = Firing()
+        self._storage = ArtifactStorage(Path(self._config["ARTIFACT_DIR"]))
         self._leads = False
         self._is_busy = False
+        self._has_more_to_prune = False
         self._housekeeping_due = 0.0
-        self._orphans_due = 0.0
+        self._files_due = 0.0
+        self._complained: dict[str, float] = {}
 
     def setup_schedule(self) -> None:
         """Nothing to load: the schedules are rows."""
@@ -83,27 +93,51 @@ class ClockScheduler(Scheduler):  # type: ignore[misc] # celery ships no types
             self._leads = leads
         if not leads:
             return
-        fire_due()
-        expire()
-        rescue()
-        promote()
-        done = self._dispatcher.round()
+        self._try("fire schedules", self._firing.fire_due)
+        self._try("expire jobs", expire)
+        self._try("rescue jobs", rescue)
+        self._try("promote jobs", promote)
+        done = self._try("dispatch", self._dispatcher.round) or {}
         self._is_busy = any(queue.rung for queue in done.values())
         if time.monotonic() >= self._housekeeping_due:
             self._housekeeping_due = time.monotonic() + HOUSEKEEPING_SECONDS
             self._housekeeping()
+        if self._has_more_to_prune:
+            self._has_more_to_prune = bool(self._try("prune", self._prune))
+            self._is_busy |= self._has_more_to_prune
 
     def _housekeeping(self) -> None:
-        add_builtin_schedules(TIMETABLE)
-        storage = ArtifactStorage(Path(self._config["ARTIFACT_DIR"]))
-        for _ in range(PRUNE_ROUNDS):
-            if not prune(
-                storage, days=self._config["RETENTION_DAYS"], idempotency_hours=self._config["IDEMPOTENCY_HOURS"]
-            ):
-                break
-        if time.monotonic() >= self._orphans_due:
-            self._orphans_due = time.monotonic() + ORPHANS_EVERY_SECONDS
-            prune_orphans(storage)
+        days = self._config["RETENTION_DAYS"]
+        self._has_more_to_prune = True
+        self._try("add the built-in schedules", lambda: add_builtin_schedules(TIMETABLE))
+        if time.monotonic() >= self._files_due:
+            self._files_due = time.monotonic() + FILES_SECONDS
+            self._try("prune artifacts", lambda: prune_artifacts(self._storage, days=days))
+            self._try("prune records", lambda: prune_records(days=days))
+            self._try("prune files without a row", lambda: prune_orphans(self._storage))
+
+    def _prune(self) -> bool:
+        """Prune for a moment; whether there may be more."""
+        began = time.monotonic()
+        while time.monotonic() - began < PRUNING_SECONDS:
+            if not prune(days=self._config["RETENTION_DAYS"], idempotency_hours=self._config["IDEMPOTENCY_HOURS"]):
+                return False
+        return True
+
+    def _try(self, name: str, step: Callable[[], T]) -> T | None:
+        """Run one step of the round. What keeps it from its work must not keep the others from theirs.
+
+        Raises SQLAlchemyError where the database cannot be reached: then no other step fares better.
+        """
+        try:
+            return step()
+        except Exception as error:
+            if isinstance(error, SQLAlchemyError) and not is_refusal(error):
+                raise
+            if time.monotonic() >= self._complained.get(name, 0.0):
+                self._complained[name] = time.monotonic() + COMPLAINT_SECONDS
+                log.exception("the clock could not %s; it goes on with the rest", name)
+            return None
 
     def _touch_heartbeat(self) -> None:
         if self._config["HEARTBEAT_FILE"]:

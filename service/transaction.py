@@ -127,6 +127,15 @@ class CommitUnsure(SQLAlchemyError):
     """
 
 
+def is_refusal(error: BaseException) -> bool:
+    """Whether PostgreSQL itself said no to a statement: it can be reached, and others may fare better."""
+    return (
+        isinstance(error, DBAPIError)
+        and not error.connection_invalidated
+        and bool(getattr(error.orig, "sqlstate", None))
+    )
+
+
 class _Warnings(threading.local):
     """What the server warned of on this thread's connections."""
 

@@ -1,7 +1,9 @@
 """Where artifacts' bytes are kept: a folder that API and workers share."""
 
 import hashlib
+import logging
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -10,7 +12,10 @@ from pathlib import Path
 
 from service.ids import uuid7
 
+log = logging.getLogger(__name__)
+
 SYNC_EVERY_BYTES = 16 << 20
+_OURS = re.compile(r"[0-9a-f]{2}/[0-9a-f]{32}(\.partial)?")
 
 
 class FileTooLarge(Exception):
@@ -73,17 +78,25 @@ class ArtifactStorage:
         return self.root / key
 
     def older_than(self, seconds: float) -> Iterator[str]:
-        """The keys of files that were written longer ago than that; unfinished ones included."""
+        """The keys of files that were written longer ago than that; unfinished ones included, and none but ours."""
         limit = time.time() - seconds
-        for folder in self.root.glob("??"):
-            for path in folder.iterdir():
-                with suppress(FileNotFoundError):  # deleted while we look
-                    if path.stat().st_mtime < limit:
-                        yield f"{folder.name}/{path.name}"
+        for path in self.root.glob("??/*"):
+            key = f"{path.parent.name}/{path.name}"
+            with suppress(OSError):  # deleted while we look, or not ours to look at
+                if _OURS.fullmatch(key) and path.stat().st_mtime < limit:
+                    yield key
 
     def delete(self, key: str) -> None:
         """Remove the file; one that is already gone is fine."""
         self.path(key).unlink(missing_ok=True)
+
+    def delete_all(self, keys: Iterable[str]) -> None:
+        """Remove those of the files that can be; what stays is told in the log, and has no row any more."""
+        for key in keys:
+            try:
+                self.delete(key)
+            except OSError as error:
+                log.warning("could not delete the file %s: %s", key, error)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -15,6 +15,9 @@ from service.transaction import reading, transaction
 _MADE_BEFORE = """id < CAST(rpad(lpad(to_hex(CAST(GREATEST(EXTRACT(epoch FROM statement_timestamp()
                               - make_interval(days => :days)), 0) * 1000 AS bigint)), 12, '0'), 32, '0') AS uuid)"""
 
+# What reads as a UUID in a text, with dashes or without.
+UUID_PATTERN = "-?".join(f"[0-9a-f]{{{digits}}}" for digits in (8, 4, 4, 4, 12))
+
 # Attempts and events go along.
 _PRUNE_JOBS = text(
     f"""
@@ -36,42 +39,62 @@ _PRUNE_KEYS = text(
     """
 )
 
-# Arguments are kept as they were sent, and a UUID can be written with capitals, in braces, as a URN or without dashes.
-_HEX_OF_ARTIFACT = "right(regexp_replace(lower(args ->> 'artifact_id'), '[^0-9a-f]', '', 'g'), 32)"
-
-# An upload, or a file whose job is gone, that no unfinished job names in its arguments. `NOT IN` reads the unfinished
-# jobs once, and only when something is due; a join would be planned for as many files as the statistics tell of.
+# An upload, or a file whose job is gone, that no unfinished job names in its arguments: wherever in them, for they are
+# kept as they were sent, with capitals or without dashes. Unfinished jobs are read once, and only if something is due.
 _PRUNE_ARTIFACTS = text(
     f"""
+    WITH named AS MATERIALIZED (
+        SELECT tenant_id, CAST(found[1] AS uuid) AS id
+          FROM jobs, regexp_matches(lower(CAST(args AS text)), '{UUID_PATTERN}', 'g') AS found
+         WHERE state IN ({UNFINISHED_SQL})
+    )
     DELETE FROM artifacts
-     WHERE id IN (SELECT id FROM artifacts
-                   WHERE {_MADE_BEFORE} AND created_at < clock_timestamp() - make_interval(days => :days)
-                     AND NOT EXISTS (SELECT FROM jobs WHERE jobs.id = artifacts.job_id)
-                     AND (tenant_id, replace(CAST(id AS text), '-', '')) NOT IN
-                         (SELECT tenant_id, {_HEX_OF_ARTIFACT} FROM jobs
-                           WHERE state IN ({UNFINISHED_SQL}) AND jsonb_typeof(args -> 'artifact_id') = 'string')
-                   ORDER BY id LIMIT :at_most FOR UPDATE SKIP LOCKED)
+     WHERE id IN (SELECT artifacts.id FROM artifacts LEFT JOIN named USING (tenant_id, id)
+                   WHERE artifacts.{_MADE_BEFORE} AND created_at < clock_timestamp() - make_interval(days => :days)
+                     AND named.id IS NULL AND NOT EXISTS (SELECT FROM jobs WHERE jobs.id = artifacts.job_id)
+                   ORDER BY artifacts.id LIMIT :at_most FOR UPDATE OF artifacts SKIP LOCKED)
     RETURNING storage_key
     """  # noqa: S608
 )
 
+_PRUNE_TICKS = text(
+    """
+    DELETE FROM schedule_ticks USING schedules
+     WHERE schedule_id = schedules.id AND slot < clock_timestamp() - make_interval(days => :days)
+    """
+)
+_PRUNE_REPAIRS = text("DELETE FROM repairs WHERE hour < clock_timestamp() - make_interval(days => :days)")
 _PRUNE_NODES = text("DELETE FROM worker_nodes WHERE seen_at < clock_timestamp() - make_interval(days => 1)")
 
 
-def prune(storage: ArtifactStorage, *, days: int, idempotency_hours: int, at_most: int = 1000) -> int:
-    """Delete one batch of each kind; returns how many rows went. Call again while that is not zero."""
+def prune(*, days: int, idempotency_hours: int, at_most: int = 1000) -> int:
+    """Delete a batch of jobs and one of idempotency keys; returns how many went. Call again while that is not zero."""
     with transaction() as session:
         jobs = session.execute(_PRUNE_JOBS, {"days": days, "at_most": at_most})
         deleted = int(jobs.rowcount)  # type: ignore[attr-defined] # a DELETE's result has it
     with transaction() as session:
         keys = session.execute(_PRUNE_KEYS, {"hours": idempotency_hours, "at_most": at_most})
         deleted += int(keys.rowcount)  # type: ignore[attr-defined]
-        session.execute(_PRUNE_NODES)
+    return deleted
+
+
+def prune_artifacts(storage: ArtifactStorage, *, days: int, at_most: int = 50_000) -> int:
+    """Delete uploads and dead jobs' files that are old enough, rows and bytes; returns how many.
+
+    Where any is, it reads the arguments of all unfinished jobs, some ten seconds for a million: not for every minute.
+    """
     with transaction() as session:
         files = session.execute(_PRUNE_ARTIFACTS, {"days": days, "at_most": at_most}).scalars().all()
-    for key in files:  # after the commit: a file without a row is waste, a row without a file would be a lie
-        storage.delete(key)
-    return deleted + len(files)
+    storage.delete_all(files)  # after the commit: a file without a row is waste, a row without a file would be a lie
+    return len(files)
+
+
+def prune_records(*, days: int) -> None:
+    """Delete what schedules, repairs and workers that are gone have left behind."""
+    with transaction() as session:
+        session.execute(_PRUNE_TICKS, {"days": days})
+        session.execute(_PRUNE_REPAIRS, {"days": days})
+        session.execute(_PRUNE_NODES)
 
 
 ORPHAN_SECONDS = 24 * 3600.0
@@ -87,8 +110,7 @@ def prune_orphans(storage: ArtifactStorage, *, batch: int = 500) -> int:
     while keys := list(islice(old, batch)):
         with reading() as session:
             known = set(session.execute(_KNOWN_KEYS, {"keys": keys}).scalars())
-        for key in keys:
-            if key not in known:
-                storage.delete(key)
-                deleted += 1
+        orphans = [key for key in keys if key not in known]
+        storage.delete_all(orphans)
+        deleted += len(orphans)
     return deleted

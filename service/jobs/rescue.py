@@ -44,7 +44,8 @@ _EXPIRE = text(
         UPDATE jobs
            SET state = 'expired', finished_at = clock_timestamp(), event_seq = event_seq + 1,
                error = jsonb_build_object('type', 'expired', 'attempt', attempt,
-                                          'message', 'The job did not start before its expires_at.')
+                                          'message', 'The job did not start before its expires_at.'
+                                              || COALESCE(' Its last attempt failed: ' || (error ->> 'message'), ''))
          WHERE id IN (SELECT id FROM jobs WHERE expires_at <= statement_timestamp() AND state IN ({IDLE_SQL})
                        ORDER BY expires_at LIMIT :at_most FOR UPDATE SKIP LOCKED)
            AND state IN ({IDLE_SQL})

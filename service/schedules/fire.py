@@ -1,28 +1,34 @@
 """Fire due schedules: the job, the slot's row and the next slot are written in one transaction, once."""
 
 import logging
+import time
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import RowMapping, text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service.jobs.new_job import InvalidJob, NewJob, check
 from service.jobs.submit import store
 from service.schedules.slots import due_slots, slots_after
-from service.transaction import transaction
+from service.transaction import is_refusal, transaction
 
 log = logging.getLogger(__name__)
 
-CATCH_UP_LIMIT = 1000
+CATCH_UP_LIMIT = 200
 """Most slots of one schedule that one round looks at; the rest follow in the next round."""
+FIRING_SECONDS = 0.5
+"""For so long a round fires, however much is due: rings wait behind it."""
+LEFT_ALONE_SECONDS = 60.0
+"""So long nobody looks at a schedule that could not be fired."""
 
 # `SKIP LOCKED`: of two clocks each schedule is looked at by one; the slot's primary key is what makes it fire once.
 _DUE = text(
     """
     SELECT *, clock_timestamp() AS now FROM schedules
-     WHERE enabled AND next_slot_at <= statement_timestamp()
+     WHERE enabled AND next_slot_at <= statement_timestamp() AND id <> ALL(CAST(:left_alone AS uuid[]))
      ORDER BY next_slot_at LIMIT 1 FOR UPDATE SKIP LOCKED
     """
 )
@@ -52,16 +58,35 @@ class Fired:
     job_id: UUID
 
 
-def fire_due(*, at_most: int = 100) -> list[Fired]:
-    """Fire the schedules whose slot was reached, one transaction each; returns what was fired."""
-    fired: list[Fired] = []
-    for _ in range(at_most):
-        with transaction("fire") as session:
-            schedule = session.execute(_DUE).mappings().first()
-            if schedule is None:
-                break
-            fired += _fire(session, schedule)
-    return fired
+class Firing:
+    """Fires schedules. Remembers those that cannot be fired: they neither hold up the others nor fill the log."""
+
+    def __init__(self) -> None:
+        self._left_alone: dict[UUID, float] = {}
+        """Until when on the monotonic clock, by the schedule's id."""
+
+    def fire_due(self) -> list[Fired]:
+        """Fire the schedules whose slot was reached, one transaction each; returns what was fired.
+
+        One that cannot be (a cron line or a time zone that does not read) is logged and looked at again in a minute.
+        """
+        fired: list[Fired] = []
+        now = began = time.monotonic()
+        self._left_alone = {known: until for known, until in self._left_alone.items() if until > now}
+        while time.monotonic() - began < FIRING_SECONDS:
+            schedule: RowMapping | None = None
+            try:
+                with transaction("fire") as session:
+                    schedule = session.execute(_DUE, {"left_alone": list(self._left_alone)}).mappings().first()
+                    if schedule is None:
+                        break
+                    fired += _fire(session, schedule)
+            except Exception as error:
+                if schedule is None or (isinstance(error, SQLAlchemyError) and not is_refusal(error)):
+                    raise
+                log.exception("schedule %s could not be fired, next try in a minute", schedule["id"])
+                self._left_alone[schedule["id"]] = time.monotonic() + LEFT_ALONE_SECONDS
+        return fired
 
 
 def _fire(session: Session, schedule: RowMapping) -> list[Fired]:
@@ -94,7 +119,7 @@ def _fire(session: Session, schedule: RowMapping) -> list[Fired]:
 
 
 ON_TIME_SECONDS = 60.0
-"""A slot this little late is on time: the rule of catching up is about clocks that were down."""
+"""A slot this little late is on time: the rule of catching up, `none` included, is about clocks that were down."""
 
 
 def _slots_to_fire(catch_up: str, due: list[datetime], now: datetime) -> list[datetime]:

@@ -7,7 +7,7 @@ from flask import Flask
 
 from service.artifacts.storage import ArtifactStorage
 from service.jobs.dispatch import Dispatched, Dispatcher, promote
-from service.jobs.prune import prune
+from service.jobs.prune import prune, prune_artifacts
 from service.jobs.rescue import expire, rescue
 from service.jobs.ring import Bell
 from service.queues import Queue
@@ -86,9 +86,10 @@ def pages_per_pruning(app: Flask, count: int) -> tuple[int, list[str]]:
     """What it reads to find that nothing is due; and who read a whole table."""
     execute(app, "TRUNCATE jobs, artifacts CASCADE")
     store_history(app, count, days=7)
+    storage = ArtifactStorage(Path(app.config["ARTIFACT_DIR"]))
     reader = PlanReader()
     with app.app_context(), reader.watching():
-        deleted = prune(ArtifactStorage(Path(app.config["ARTIFACT_DIR"])), days=30, idempotency_hours=72)
+        deleted = prune(days=30, idempotency_hours=72) + prune_artifacts(storage, days=30)
     assert not deleted
     print(f"{count} young: {sum(reader.pages.values())} pages")  # noqa: T201 - its measurement
     return sum(reader.pages.values()), reader.whole_scans

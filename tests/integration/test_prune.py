@@ -9,9 +9,11 @@ from uuid import UUID
 import pytest
 from flask import Flask
 
+from beat.timetable import TIMETABLE
 from service.artifacts.storage import ArtifactStorage
 from service.jobs.execution import Claim, claim, succeed
-from service.jobs.prune import prune, prune_orphans
+from service.jobs.prune import prune, prune_artifacts, prune_orphans, prune_records
+from service.schedules.builtin import add_builtin_schedules
 from tests.support.client import KeyClient
 from tests.support.database import execute
 
@@ -57,7 +59,7 @@ def finish(app: Flask, job_id: str) -> None:
 
 def run_prune(app: Flask, storage: ArtifactStorage, *, days: int = 30) -> int:
     with app.app_context():
-        return prune(storage, days=days, idempotency_hours=72)
+        return prune(days=days, idempotency_hours=72) + prune_artifacts(storage, days=days)
 
 
 def test_old_final_jobs_go_with_their_attempts_and_events(
@@ -100,7 +102,7 @@ def test_old_unfinished_jobs_stay(app: Flask, client: KeyClient, storage: Artifa
     assert run_prune(app, storage) == 0
 
 
-@pytest.mark.parametrize("spelling", ["{}", "urn:uuid:{}", "{{{}}}", "without dashes", "CAPITALS"])
+@pytest.mark.parametrize("spelling", ["{}", "urn:uuid:{}", "{{{}}}", "without dashes", "CAPITALS", "deep inside"])
 def test_old_artifacts_go_unless_an_unfinished_job_names_them(
     app: Flask, client: KeyClient, storage: ArtifactStorage, spelling: str
 ) -> None:
@@ -114,7 +116,10 @@ def test_old_artifacts_go_unless_an_unfinished_job_names_them(
     used, unused = (str(row.id) for row in execute(app, "SELECT id FROM artifacts ORDER BY id"))
     young = upload(b"young")
     spelled = {"without dashes": used.replace("-", ""), "CAPITALS": used.upper()}.get(spelling, spelling.format(used))
-    client.submit("table.report", args={"artifact_id": spelled})
+    if spelling == "deep inside":
+        client.submit(args={"value": {"files": [{"name": "a", "content": used.upper()}]}})
+    else:
+        client.submit("table.report", args={"artifact_id": spelled})
     names_none = client.submit()["id"]
     execute(app, """UPDATE jobs SET args = '{"artifact_id": null}' WHERE id = :id""", id=names_none)
 
@@ -137,6 +142,56 @@ def test_idempotency_keys_outlive_their_window_no_longer(
     run_prune(app, storage)
 
     assert count(app, "idempotency_keys") == 1
+
+
+OLD_TICKS = """
+    INSERT INTO schedule_ticks (schedule_id, slot, outcome, late_seconds)
+    SELECT id, clock_timestamp() - CAST(:age AS interval), 'fired', 0 FROM schedules
+    """
+OLD_REPAIRS = """
+    INSERT INTO repairs (hour, kind, count) VALUES (clock_timestamp() - CAST(:age AS interval), 'rescued', 1)
+    """
+
+
+def test_what_schedules_repairs_and_workers_left_behind_goes(app: Flask, client: KeyClient) -> None:
+    with app.app_context():
+        add_builtin_schedules(TIMETABLE)
+    for age in ("40 days", "1 hour"):
+        execute(app, OLD_TICKS, age=age)
+        execute(app, OLD_REPAIRS, age=age)
+
+    with app.app_context():
+        prune_records(days=30)
+
+    assert (count(app, "schedule_ticks"), count(app, "repairs")) == (count(app, "schedules"), 1)
+
+
+def test_a_file_that_cannot_be_deleted_holds_up_no_other(
+    app: Flask, client: KeyClient, storage: ArtifactStorage
+) -> None:
+    for content in (b"first", b"second"):
+        client.post("/artifacts", data=content, headers={"Content-Type": "text/csv"})
+    execute(app, f"UPDATE artifacts SET id = {aged('id')}, created_at = created_at - {AGE}")  # noqa: S608
+    stubborn, other = (storage.path(row.storage_key) for row in execute(app, "SELECT storage_key FROM artifacts"))
+    stubborn.unlink()
+    stubborn.mkdir()  # which no `unlink` removes
+
+    assert run_prune(app, storage) == 2
+
+    assert (stubborn.exists(), other.exists()) == (True, False)
+
+
+def test_files_that_are_not_ours_stay(app: Flask, storage: ArtifactStorage) -> None:
+    foreign = [storage.root / name for name in ("ab/notes.txt", "README", "ab/cd/" + "e" * 32, "zz/" + "0" * 32)]
+    for path in foreign:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, (0, 0))
+
+    with app.app_context():
+        assert prune_orphans(storage) == 0
+
+    assert all(path.exists() for path in foreign)
 
 
 def test_files_without_a_row_go_once_they_are_old(app: Flask, client: KeyClient, storage: ArtifactStorage) -> None:

@@ -14,7 +14,7 @@ from service.clock_lease import acquire_clock, release_clock
 from service.ids import uuid7
 from service.jobs.new_job import NewJob, check
 from service.schedules.builtin import add_builtin_schedules
-from service.schedules.fire import fire_due
+from service.schedules.fire import Firing
 from service.transaction import reading, transaction
 from tests.support.client import KeyClient
 
@@ -61,8 +61,8 @@ def test_a_due_schedule_makes_a_job_and_moves_on(app: Flask, client: KeyClient) 
     schedule = add_schedule(client, next_slot_at=minutes_ago(0))
 
     with app.app_context():
-        fired = fire_due()
-        assert fire_due() == []
+        fired = Firing().fire_due()
+        assert Firing().fire_due() == []
 
     job = client.job(str(fired[0].job_id))
     assert (job["type"], job["schedule_id"]) == ("test.echo", str(schedule))
@@ -73,7 +73,7 @@ def test_clocks_side_by_side_fire_each_slot_once(app: Flask, client: KeyClient) 
 
     def tick(_: int) -> None:
         with app.app_context():
-            fire_due()
+            Firing().fire_due()
 
     with ThreadPoolExecutor(4) as clocks:
         list(clocks.map(tick, range(8)))
@@ -96,7 +96,7 @@ def test_slots_passed_while_no_clock_ran_follow_the_catch_up_rule(
     schedule = add_schedule(client, next_slot_at=minutes_ago(4), catch_up=catch_up)
 
     with app.app_context():
-        fire_due()
+        Firing().fire_due()
 
     assert [tick["outcome"] for tick in ticks(app, schedule)] == outcomes
 
@@ -109,7 +109,7 @@ def test_without_catching_up_a_clock_that_was_down_past_the_last_slot_fires_noth
     schedule = add_schedule(client, next_slot_at=hourly, every_seconds=7200, catch_up="none")
 
     with app.app_context():
-        fired = fire_due()
+        fired = Firing().fire_due()
 
     assert bool(fired) is not late
     assert "missed" in [tick["outcome"] for tick in ticks(app, schedule)]
@@ -119,11 +119,11 @@ def test_a_slot_that_another_clock_fired_is_not_fired_again(app: Flask, client: 
     slot = minutes_ago(0)
     schedule = add_schedule(client, next_slot_at=slot)
     with app.app_context():
-        fire_due()
+        Firing().fire_due()
         with transaction() as session:  # as if the other clock's view of the schedule were stale
             session.execute(text("UPDATE schedules SET next_slot_at = :slot"), {"slot": slot})
 
-        assert fire_due() == []
+        assert Firing().fire_due() == []
 
     assert len(ticks(app, schedule)) == 1
 
@@ -132,9 +132,27 @@ def test_a_schedule_whose_arguments_do_not_load_any_more_says_so(app: Flask, cli
     schedule = add_schedule(client, next_slot_at=minutes_ago(0), args='{"unknown": 1}')
 
     with app.app_context():
-        assert fire_due() == []
+        assert Firing().fire_due() == []
 
     assert [tick["outcome"] for tick in ticks(app, schedule)] == ["failed"]
+
+
+def test_a_schedule_that_cannot_be_fired_holds_up_no_other_and_is_told_once(
+    app: Flask, client: KeyClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = add_schedule(client, next_slot_at=minutes_ago(2))
+    good = add_schedule(client, next_slot_at=minutes_ago(0))
+    damage = "UPDATE schedules SET timezone = 'Mars/Olympus', cron = '@daily', every_seconds = NULL WHERE id = :id"
+    with app.app_context(), transaction() as session:
+        session.execute(text(damage), {"id": bad})
+    firing = Firing()
+
+    with app.app_context():
+        fired = [*firing.fire_due(), *firing.fire_due()]
+
+    assert [job.schedule_id for job in fired] == [good]
+    assert ticks(app, bad) == []
+    assert len([record for record in caplog.records if str(bad) in record.getMessage()]) == 1
 
 
 @pytest.mark.parametrize("entry", TIMETABLE, ids=lambda entry: entry.name)

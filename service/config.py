@@ -77,6 +77,12 @@ class Defaults:
     BATCH_MAX_JOBS = 10_000
     """Most jobs of one batch, and with 2,048 bytes for each its largest body."""
     WAIT_MAX_SECONDS = 60
+    HELD_REQUESTS = 600
+    """Most requests that an API process holds at a time, for `wait` and event streams. Of all kinds it takes 1,000."""
+    HELD_REQUESTS_PER_TENANT = 200
+    """Of those, most of one tenant's; one more is answered 429."""
+    STREAM_SECONDS = 300.0
+    """An event stream ends after so long; an EventSource connects again and goes on where it was."""
 
     OUTGOING_ALLOW_PRIVATE = False
     """Whether jobs may call loopback and private addresses."""

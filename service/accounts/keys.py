@@ -100,6 +100,16 @@ class KeyRefused(Exception):
     """The key was good a moment ago, and is expired or revoked now."""
 
 
+def is_good_key(key_id: UUID) -> bool:
+    """Whether the key, which was verified before, is neither revoked nor expired by now."""
+    try:
+        with reading() as session:
+            require_good_key(session, key_id)
+    except KeyRefused:
+        return False
+    return True
+
+
 def require_good_key(session: Session, key_id: UUID) -> None:
     """Raises KeyRefused unless the key is good."""
     if not session.execute(_GOOD, {"key_id": key_id}).scalar_one():

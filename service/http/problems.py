@@ -18,6 +18,7 @@ from service.group_commit import LeaderEnded, LineStalled
 from service.jobs.cancel import JobNotFound
 from service.jobs.new_job import InvalidJob
 from service.jobs.submit import AnswerGone, IdempotencyKeyReused, UniqueKeyTaken
+from service.jobs.waiting import RoomFull
 from service.paging import BadCursor
 from service.transaction import CommitUnsure
 
@@ -104,6 +105,7 @@ def register_error_handlers(app: Flask) -> None:
     app.register_error_handler(AnswerGone, _answer_gone)
     app.register_error_handler(UniqueKeyTaken, _unique_key_taken)
     app.register_error_handler(JobNotFound, _not_found)
+    app.register_error_handler(RoomFull, _room_full)
     app.register_error_handler(FileTooLarge, _too_large)
     app.register_error_handler(BadCursor, _bad_cursor)
     app.register_error_handler(SQLAlchemyError, _database_error)
@@ -183,6 +185,10 @@ def _unique_key_taken(error: UniqueKeyTaken) -> Response:
 
 def _not_found(_: LookupError) -> Response:
     return problem_response(not_found())
+
+
+def _room_full(error: RoomFull) -> Response:
+    return problem_response(Problem(429, "too-many-requests", str(error), headers={"Retry-After": "5"}))
 
 
 def _too_large(error: FileTooLarge) -> Response:

@@ -1,5 +1,6 @@
 """The jobs endpoints: submit, look, list, cancel, retry."""
 
+import logging
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -8,6 +9,7 @@ from urllib.parse import urlencode
 
 from flask import Response, current_app, g, request
 from flask.views import MethodView
+from sqlalchemy.exc import SQLAlchemyError
 
 from service.accounts.keys import KeyRefused
 from service.accounts.scopes import Scope
@@ -33,9 +35,11 @@ from service.jobs.schemas import (
 )
 from service.jobs.states import FINAL, State
 from service.jobs.submit import Intake, Submitted
-from service.jobs.waiting import WaitingRoom
+from service.jobs.waiting import RoomFull, WaitingRoom
 from service.paging import decode_cursor, encode_cursor
 from service.transaction import reading
+
+log = logging.getLogger(__name__)
 
 blp = StrictBlueprint("jobs", __name__, url_prefix="/api/v1", description="Submit jobs and follow them")
 
@@ -186,8 +190,11 @@ def answer_submitted(submitted: Submitted) -> Response:
         headers["Idempotent-Replayed"] = "true"
     status = 200 if submitted.outcome == "existing" else 202
     if (seconds := _preferred_wait()) is not None:
-        headers["Preference-Applied"] = f"wait={seconds}"
-        job = wait_until(job, FINAL.__contains__, seconds)
+        try:
+            job = wait_until(job, FINAL.__contains__, seconds)
+            headers["Preference-Applied"] = f"wait={seconds}"
+        except (RoomFull, SQLAlchemyError) as error:  # the job is stored, and its client must learn of it
+            log.warning("could not wait for job %s: %s", job["id"], type(error).__name__)
         status = 200 if State(job["state"]) in FINAL else status
     shown = present(job)
     return as_json(shown, status, {**_headers_of(job, etag_of(job)), **headers, "Location": shown["links"]["self"]})
@@ -221,14 +228,18 @@ def as_json(body: dict[str, Any], status: int, headers: Mapping[str, str]) -> Re
 
 
 def wait_until(job: Mapping[Any, Any], is_enough: Callable[[State], bool], seconds: float) -> Mapping[Any, Any]:
-    """Hold the request until the job's state is enough or the time is over; returns the job as it stands then."""
+    """Hold the request until the job's state is enough or the time is over; returns the job as it stands then.
+
+    Raises RoomFull.
+    """
     room: WaitingRoom = current_app.extensions["waiting_room"]
     deadline = time.monotonic() + seconds
     state: State = State(job["state"])
     known: Pulse | None = None
-    while not is_enough(state) and (remaining := deadline - time.monotonic()) > 0:
-        known = room.wait(job["id"], known, seconds=remaining) or known
-        state = State(known.state) if known else state
+    with room.place(job["tenant_id"]):
+        while not is_enough(state) and (remaining := deadline - time.monotonic()) > 0:
+            known = room.wait(job["id"], known, seconds=remaining) or known
+            state = State(known.state) if known else state
     return look_at_job(job["tenant_id"], job["id"]) or job
 
 

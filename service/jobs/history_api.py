@@ -1,6 +1,8 @@
 """What became of a job: its result, attempts and events; events also as a live stream."""
 
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import orjson
@@ -8,10 +10,11 @@ from celery.result import AsyncResult
 from flask import Response, current_app, request, stream_with_context
 from flask.views import MethodView
 
+from service.accounts.keys import is_good_key
 from service.accounts.scopes import Scope
 from service.http.body import StrictBlueprint
 from service.http.identity import principal, requires
-from service.http.problems import Problem
+from service.http.problems import Problem, ProblemSchema
 from service.jobs.ownership import owned_job
 from service.jobs.presentation import polling_interval
 from service.jobs.queries import Pulse, list_attempts, list_events
@@ -40,12 +43,12 @@ class JobResult(MethodView):
         409 while there is none: with `Retry-After` when it may come, with the job's error when it will not.
         """
         job = owned_job(job_id)
-        outcome = AsyncResult(str(job["id"]), app=current_app.extensions["celery"])
-        if outcome.successful():
-            return current_app.json.response(outcome.result)
-        if not outcome.ready():
+        if State(job["state"]) not in FINAL:
             headers = {"Retry-After": str(polling_interval(job))}
             raise Problem(409, "not-finished", f"The job is {job['state']}.", headers=headers)
+        outcome = AsyncResult(str(job["id"]), app=current_app.extensions["celery"])  # it does not change any more
+        if outcome.successful():
+            return current_app.json.response(outcome.result)
         extra = {"state": job["state"], "error": job["error"]}
         raise Problem(409, f"job-{job['state']}", f"The job ended without a result: it is {job['state']}.", extra=extra)
 
@@ -80,12 +83,14 @@ class JobEvents(MethodView):
     )
     @blp.response(200, EventListSchema)
     @blp.alt_response(204, description="`text/event-stream` only: the job has ended, and there is nothing left to send")
+    @blp.alt_response(429, schema=ProblemSchema, description="you follow or wait for too many jobs at this moment")
     def get(self, query: dict[str, Any], job_id: str) -> Any:
         """List a job's events, or follow them live with `Accept: text/event-stream`.
 
         The stream replays from `Last-Event-ID` (or `after`), sends `progress` between events, a comment every 15
         seconds, and closes after the final event. Who has seen that one is answered 204, which tells an EventSource
-        not to connect again.
+        not to connect again. A stream also ends after five minutes, for the client to connect anew with
+        `Last-Event-ID`, as an EventSource does by itself.
         """
         job = owned_job(job_id)
         after = query["after"]
@@ -100,18 +105,23 @@ class JobEvents(MethodView):
 
 
 def _event_stream(job: Row, after: int) -> Response:
-    response = Response(stream_with_context(_follow(job, after)), mimetype="text/event-stream")
+    room: WaitingRoom = current_app.extensions["waiting_room"]
+    held = ExitStack()
+    held.enter_context(room.place(job["tenant_id"]))
+    response = Response(stream_with_context(_follow(room, job, after)), mimetype="text/event-stream")
+    response.call_on_close(held.close)  # also where the client is gone before the first line
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Accel-Buffering"] = "no"  # nginx would hold the events back
     return response
 
 
-def _follow(job: Row, after: int) -> Iterator[str]:
-    room: WaitingRoom = current_app.extensions["waiting_room"]
+def _follow(room: WaitingRoom, job: Row, after: int) -> Iterator[str]:
     schema = EventSchema()
     known: Pulse | None = None
+    ends = time.monotonic() + current_app.config["STREAM_SECONDS"]
+    key_id = principal().key_id
     yield ": following\n\n"
-    while True:
+    while time.monotonic() < ends:
         with reading() as session:
             events = list_events(session, job["tenant_id"], job["id"], after=after)
         for event in events:
@@ -123,6 +133,8 @@ def _follow(job: Row, after: int) -> Iterator[str]:
         if not events and known is not None and State(known.state) in FINAL:
             return  # the client says that it has seen more than there is
         pulse = room.wait(job["id"], known, seconds=KEEP_ALIVE_SECONDS)
+        if not is_good_key(key_id):
+            return
         if pulse is None or pulse == known:
             yield ": still here\n\n"
             continue

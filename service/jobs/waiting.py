@@ -7,6 +7,7 @@ all waiters. The interval is short while somebody has just begun to wait and gro
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import UUID
@@ -23,17 +24,42 @@ POLL_SECONDS = 0.05
 LONGEST_POLL_SECONDS = 0.5
 
 
+class RoomFull(Exception):
+    """So many requests are held already, of this tenant or of all, that this one cannot be."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Too many of your requests wait or follow events at this moment. Look without waiting, or later."
+        )
+
+
 class WaitingRoom:
     """Where requests wait for jobs. One per process; safe from threads and from greenlets."""
 
     def __init__(self, app: Flask) -> None:
         self._app = app
+        self._places: int = app.config["HELD_REQUESTS"]
+        self._places_per_tenant: int = app.config["HELD_REQUESTS_PER_TENANT"]
+        self._held: Counter[UUID] = Counter()
         self._changed = threading.Condition()
         self._waiters: dict[UUID, int] = {}
         self._pulses: dict[UUID, tuple[int, Pulse]] = {}
         self._round = 0
         self._interval = POLL_SECONDS
         self._is_polling = False
+
+    @contextmanager
+    def place(self, tenant_id: UUID) -> Iterator[None]:
+        """Room for one request that is held. Raises RoomFull: whoever holds all of a process' requests, stops it."""
+        with self._changed:
+            if self._held[tenant_id] >= self._places_per_tenant or self._held.total() >= self._places:
+                raise RoomFull
+            self._held[tenant_id] += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held -= Counter((tenant_id,))  # which forgets whoever holds none
 
     def wait(self, job_id: UUID, known: Pulse | None, *, seconds: float) -> Pulse | None:
         """Return the job's pulse as soon as it differs from `known`, or the latest one when the time is over.

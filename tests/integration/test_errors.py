@@ -161,7 +161,7 @@ def test_another_verb_is_told_the_right_ones(app: Flask, verb: str, path: str) -
     assert verb not in allowed
 
 
-@pytest.mark.parametrize("path", ["/", "/nothing", "/api/v1/nothing", "/api/v2/jobs", "/api/v1/jobs/a/b/c", "/admin"])
+@pytest.mark.parametrize("path", ["/nothing", "/api/v1/nothing", "/api/v2/jobs", "/api/v1/jobs/a/b/c", "/admin"])
 def test_an_unknown_path_is_a_problem_too(app: Flask, path: str) -> None:
     assert_problem(app.test_client().get(path), 404, "not-found")
 

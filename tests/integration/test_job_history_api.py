@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from flask import Flask
 
+from service.accounts.keys import revoke_key
 from service.accounts.scopes import Scope
 from service.jobs.execution import Claim, renew
+from tests.support.apps import app_with
 from tests.support.attempts import break_down, finish, finish_attempt, start
 from tests.support.client import KeyClient
 from tests.support.threads import in_background
@@ -185,3 +187,58 @@ def test_the_stream_tells_of_progress(app: Flask, client: KeyClient) -> None:
     progress = next(event for event in parse(seen) if event["event"] == "progress")
     assert json.loads(progress["data"]) == {"percent": 40, "message": "page 4 of 10\nand more"}
     assert "id" not in progress  # it is no event of the history: a replay starts from the last numbered one
+
+
+def test_one_tenant_cannot_hold_all_of_a_process_requests(config: dict[str, Any]) -> None:
+    with app_with(config, HELD_REQUESTS_PER_TENANT=1) as app:
+        client, other = KeyClient(app, "acme"), KeyClient(app, "other")
+        job = client.submit()["id"]
+        stream = client.get(f"/jobs/{job}/events", headers=STREAM, buffered=False)
+
+        second = client.get(f"/jobs/{job}/events", headers=STREAM)
+        waiting = client.get(f"/jobs/{job}?wait=9")
+        submitted = client.post("/jobs", json={"type": "test.echo"}, headers={"Prefer": "wait=9"})
+        theirs = other.get(f"/jobs/{other.submit()['id']}?wait=1")
+        stream.close()
+        again = client.get(f"/jobs/{job}?wait=1")
+
+    assert (second.status_code, waiting.status_code) == (429, 429)
+    assert int(second.headers["Retry-After"]) > 0
+    assert (submitted.status_code, "Preference-Applied" in submitted.headers) == (202, False)
+    assert (theirs.status_code, again.status_code) == (200, 200)
+
+
+def test_all_tenants_together_leave_a_process_room_for_other_requests(config: dict[str, Any]) -> None:
+    with app_with(config, HELD_REQUESTS=1) as app:
+        client, other = KeyClient(app, "acme"), KeyClient(app, "other")
+        stream = client.get(f"/jobs/{client.submit()['id']}/events", headers=STREAM, buffered=False)
+
+        theirs = other.submit()["id"]
+        assert other.get(f"/jobs/{theirs}?wait=1").status_code == 429
+        assert other.get(f"/jobs/{theirs}").status_code == 200
+        stream.close()
+
+
+def test_a_stream_ends_after_a_while_for_its_client_to_connect_again(config: dict[str, Any]) -> None:
+    with app_with(config, STREAM_SECONDS=0.01) as app:
+        client = KeyClient(app, "acme")
+        job = client.submit()["id"]
+
+        events = parse(client.get(f"/jobs/{job}/events", headers=STREAM).text)
+
+    assert [event["event"] for event in events] in ([], ["queued"])
+
+
+def test_a_stream_ends_once_its_key_is_revoked(app: Flask, client: KeyClient) -> None:
+    job = client.submit()
+    response = client.get(f"/jobs/{job['id']}/events", headers=STREAM, buffered=False)
+    stream: Iterator[Any] = iter(response.response)
+    seen = [next(stream), next(stream)]
+    with app.app_context():
+        assert revoke_key(client.key.key.split("_")[1])
+    finish(app, job["id"])
+
+    seen += list(stream)
+
+    events = parse("".join(part if isinstance(part, str) else part.decode() for part in seen))
+    assert [event["event"] for event in events] == ["queued"]

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from sqlalchemy.exc import OperationalError
 
+from service.jobs import api
 from service.jobs.schemas import JobSchema
 from service.jobs.types import registry
 from tests.support.apps import app_with
@@ -192,3 +194,19 @@ def test_answers_are_what_their_schema_would_make_of_them(app: Flask, client: Ke
     for shown in (client.job(ended), client.job(waiting)):
         assert JobSchema().dump(JobSchema().load(shown) | {"timeout_seconds": shown["timeout"]}) == shown
         assert shown.keys() == JobSchema().fields.keys()
+
+
+def test_a_job_that_was_stored_is_answered_202_although_its_end_cannot_be_waited_for(
+    app: Flask, client: KeyClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose_connection(*_: object) -> None:
+        raise OperationalError("SELECT 1", None, ConnectionResetError("gone"))
+
+    monkeypatch.setattr(api, "look_at_job", lose_connection)
+
+    response = client.post("/jobs", json={"type": "test.echo"}, headers={"Prefer": "wait=1"})
+
+    assert response.status_code == 202
+    assert response.headers["Location"].endswith(response.get_json()["id"])
+    assert "Preference-Applied" not in response.headers
+    assert count_jobs(app) == 1

@@ -1,6 +1,6 @@
 """`celery -A beat.app beat`: the clock's process."""
 
-from service.app import create_app
+from service.app import start
 
-flask_app = create_app(role="beat")
+flask_app = start("beat")
 celery_app = flask_app.extensions["celery"]

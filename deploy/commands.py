@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable
 
 CELERY = (sys.executable, "-m", "celery")
-MIGRATE = (sys.executable, "-m", "flask", "--app", "service.app:create_app", "db", "upgrade")
+MIGRATE = (sys.executable, "-m", "flask", "--app", "service.app:start", "db", "upgrade")
 FLOWER = (*CELERY, "-A", "worker.app", "flower")
 BEAT = (*CELERY, "-A", "beat.app", "beat", "--pidfile=", "--loglevel=INFO")
 
@@ -20,7 +20,7 @@ def api(*, bind: str, workers: int, graceful_seconds: int, heartbeat_folder: str
         *(f"--graceful-timeout={graceful_seconds}", "--no-control-socket"),
         *("--access-logfile=-", "--logger-class=service.http.access_log.AccessLogger"),
         *((f"--worker-tmp-dir={heartbeat_folder}",) if heartbeat_folder else ()),
-        "service.app:create_app()",
+        "service.app:start()",
     )
 
 

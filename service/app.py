@@ -1,7 +1,9 @@
 """`create_app()`: where everything is put together."""
 
 import importlib
+import logging
 import pkgutil
+import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -19,7 +21,7 @@ from service.accounts.keys import KnownKeys
 from service.artifacts import api as artifacts_api
 from service.artifacts import models as artifacts_models
 from service.celery_app import celery_init_app
-from service.config import Role, load_config
+from service.config import BadSetting, Role, load_config, unknown_in_environment
 from service.extensions import db, migrate
 from service.failpoints import arm
 from service.http import docs, health
@@ -35,6 +37,7 @@ from service.jobs import models as jobs_models
 from service.jobs.queries import JobReader
 from service.jobs.ring import Bell
 from service.jobs.submit import Intake
+from service.jobs.types import BadJobType
 from service.jobs.waiting import WaitingRoom
 from service.logging import configure_logging
 from service.schedules import models as schedules_models
@@ -44,6 +47,12 @@ MODELS = (accounts_models, artifacts_models, jobs_models, schedules_models)
 """Every table, so that foreign keys find what they point to, whichever feature is used first."""
 
 BLUEPRINTS = (jobs_api.blp, batch_api.blp, history_api.blp, artifacts_api.blp, catalogue_api.blp, integrity_api.blp)
+
+
+BOOT_FAILED = 3
+"""The exit status that tells gunicorn not to start its processes again and again."""
+
+log = logging.getLogger(__name__)
 
 
 class Service(Flask):
@@ -77,6 +86,18 @@ def create_app(config: Mapping[str, Any] | None = None, *, role: Role = "api") -
     app.extensions["waiting_room"] = WaitingRoom(app)
     if role in {"api", "cli"}:
         add_http(app)
+    return app
+
+
+def start(role: Role = "api") -> Flask:
+    """`create_app` for a process of its own. Bad settings end it, told in a line each and not as a traceback."""
+    try:
+        app = create_app(role=role)
+    except (BadSetting, BadJobType) as error:
+        sys.stderr.write(f"millrace: {error}\n")
+        sys.exit(BOOT_FAILED)
+    for line in unknown_in_environment():
+        log.warning(line)
     return app
 
 

@@ -87,7 +87,7 @@ def key() -> None:
     type=click.Choice([scope.value for scope in Scope]),
     help="What the key may do; repeat for several. Everything of the tenant, if none is given.",
 )
-@click.option("--days", type=click.IntRange(1), help="Expires after so many days; never, if not given.")
+@click.option("--days", type=click.IntRange(1, 36_500), help="Expires after so many days; never, if not given.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 def create(tenant: str, name: str, scopes: tuple[str, ...], days: int | None, *, as_json: bool) -> None:
     """Make a key and print it. It is shown this once and stored as a hash."""
@@ -113,7 +113,8 @@ def list_(tenant: str) -> None:
     with service():
         keys = list_keys(tenant)
     for row in keys:
-        state = "revoked" if row["revoked_at"] else "active"
+        is_over = row["expires_at"] is not None and row["expires_at"] <= datetime.now(UTC)
+        state = "revoked" if row["revoked_at"] else "expired" if is_over else "active"
         used = f"last used {row['last_used_at']:%Y-%m-%d %H:%M}" if row["last_used_at"] else "never used"
         click.echo(f"mr_{row['prefix']}_…  {row['name']}  {state}  {used}  {' '.join(row['scopes'])}")
 

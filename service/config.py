@@ -13,7 +13,8 @@ import copy
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -100,8 +101,43 @@ class Defaults:
     """A file that worker and beat touch while they are healthy, for health checks of containers."""
 
 
+BOUNDS: Mapping[str, tuple[float, float]] = {
+    "DATABASE_POOL_SIZE": (1, 1000),
+    "DATABASE_POOL_OVERFLOW": (0, 1000),
+    "DATABASE_POOL_TIMEOUT": (0.1, 60),
+    "DATABASE_CONNECT_TIMEOUT": (1, 60),
+    "DATABASE_STATEMENT_TIMEOUT": (0.01, 3600),
+    "DATABASE_LOCK_TIMEOUT": (0.01, 600),
+    "LEASE_SECONDS": (1, 3600),
+    "LEASE_RENEW_SECONDS": (0.05, 1200),
+    "HARD_TIMEOUT_GRACE": (1, 3600),
+    "SHUTDOWN_GRACE": (0, 86_400),
+    "CLOCK_LEASE_SECONDS": (1, 600),
+    "CLOCK_TICK_SECONDS": (0.01, 60),
+    "DISPATCH_WINDOW": (1, 1_000_000),
+    "RING_AGAIN_SECONDS": (1, 86_400),
+    "RETENTION_DAYS": (1, 36_500),
+    "IDEMPOTENCY_HOURS": (1, 876_000),
+    "ARTIFACT_MAX_BYTES": (1, 1 << 50),
+    "RESULT_MAX_BYTES": (1, 200 << 20),
+    "MAX_CONTENT_LENGTH": (1, 1 << 30),
+    "BATCH_MAX_JOBS": (1, 100_000),
+    "WAIT_MAX_SECONDS": (0, 3600),
+    "HELD_REQUESTS": (1, 1000),
+    "HELD_REQUESTS_PER_TENANT": (1, 1000),
+    "STREAM_SECONDS": (0.01, 86_400),
+    "PROXY_FIX_FOR": (0, 10),
+}
+"""From and to, of every setting that is a number."""
+SECRET = frozenset({"DATABASE_URL", "BROKER_URL", "SECRET_KEY", "SENTRY_DSN"})
+"""What no message shows."""
+BROKERS = ("redis", "rediss", "sentinel")
+OTHERS = frozenset({"BIND", "IMAGE", "PORT", "POSTGRES_PORT", "REDIS_PORT", "REVISION", "SECRETS", "TAG", "TLS_PORT"})
+"""Variables with our prefix that are for compose files and images."""
+
+
 class BadSetting(Exception):
-    """A setting is missing or wrong. The message names it and says what to do."""
+    """Settings are missing or wrong. The message has a line for each, which names it and says what to do."""
 
 
 def load_config(app: Flask, role: Role, overrides: Mapping[str, Any] | None) -> None:
@@ -157,58 +193,92 @@ def _as_json(text: str) -> Any:
 
 
 def _check(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    _check_kinds(config, defaults)
-    _check_values(config)
+    """Raises BadSetting with a line for everything that is wrong."""
+    problems = [*_wrong_kinds(config, defaults), *_missing(config)]
+    problems = problems or [*_wrong_values(config), *_not_for_production(config)]
+    if problems:
+        raise BadSetting("\n".join(problems))
 
 
-def _check_kinds(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+def _wrong_kinds(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[str]:
     for name, default in defaults.items():
         value = config[name]
         expected = (int, float) if isinstance(default, float) else type(default)
         if not isinstance(value, expected) or (isinstance(value, bool) and not isinstance(default, bool)):
+            shown = type(value).__name__ if name in SECRET else repr(value)
             hint = " Quote it, so that it is read as text." if isinstance(default, str) else ""
-            raise BadSetting(f"{ENV_PREFIX}_{name} must be {_kind(default)}, not {type(value).__name__}.{hint}")
-        if isinstance(value, int | float) and value < 0:
-            raise BadSetting(f"{ENV_PREFIX}_{name} must not be negative.")
+            yield f"{ENV_PREFIX}_{name} must be {_kind(default)}, not {shown}.{hint}"
+        elif name in BOUNDS:
+            least, most = BOUNDS[name]
+            if not least <= value <= most:  # nor is NaN
+                yield f"{ENV_PREFIX}_{name} must be from {least:,} to {most:,}, not {value:,}."
 
 
-def _check_values(config: Mapping[str, Any]) -> None:
+def _missing(config: Mapping[str, Any]) -> Iterator[str]:
     missing = [f"{ENV_PREFIX}_{name}" for name in REQUIRED if not config[name]]
     if missing:
-        raise BadSetting(
-            f"Not set: {', '.join(missing)}. `millrace up` sets them for what it starts; elsewhere, set them yourself."
-        )
+        names = ", ".join(missing)
+        yield f"Not set: {names}. `millrace up` sets them for what it starts; elsewhere, set them yourself."
+
+
+def _wrong_values(config: Mapping[str, Any]) -> Iterator[str]:
     if len(config["SECRET_KEY"]) < 32:  # noqa: PLR2004 - 256 bits in hex would be 64; 32 characters is the least we accept
-        raise BadSetting(f"{ENV_PREFIX}_SECRET_KEY is shorter than 32 characters. Make one: openssl rand -hex 32")
+        yield f"{ENV_PREFIX}_SECRET_KEY is shorter than 32 characters. Make one: openssl rand -hex 32"
     if urlsplit(config["DATABASE_URL"]).scheme != "postgresql+psycopg":
-        raise BadSetting(f"{ENV_PREFIX}_DATABASE_URL must begin with postgresql+psycopg:// (psycopg 3).")
+        yield f"{ENV_PREFIX}_DATABASE_URL must begin with postgresql+psycopg:// (psycopg 3)."
+    if urlsplit(config["BROKER_URL"]).scheme not in BROKERS:
+        yield f"{ENV_PREFIX}_BROKER_URL must begin with {':// or '.join(BROKERS)}://."
     if not Path(config["ARTIFACT_DIR"]).is_absolute():
-        raise BadSetting(f"{ENV_PREFIX}_ARTIFACT_DIR must be an absolute path, the same folder for API and workers.")
+        yield f"{ENV_PREFIX}_ARTIFACT_DIR must be an absolute path, the same folder for API and workers."
     if config["LEASE_RENEW_SECONDS"] * 3 > config["LEASE_SECONDS"]:
-        raise BadSetting(f"{ENV_PREFIX}_LEASE_SECONDS must be at least three times {ENV_PREFIX}_LEASE_RENEW_SECONDS.")
+        yield f"{ENV_PREFIX}_LEASE_SECONDS must be at least three times {ENV_PREFIX}_LEASE_RENEW_SECONDS."
     if config["RETENTION_DAYS"] * 24 < config["IDEMPOTENCY_HOURS"]:
-        raise BadSetting(
+        yield (
             f"{ENV_PREFIX}_RETENTION_DAYS must cover {ENV_PREFIX}_IDEMPOTENCY_HOURS ({config['IDEMPOTENCY_HOURS']}): "
             "while a key is kept, its repeats are answered with its job."
         )
     if config["LOG_LEVEL"] not in logging.getLevelNamesMapping():
-        raise BadSetting(f"{ENV_PREFIX}_LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR.")
+        yield f"{ENV_PREFIX}_LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR, not {config['LOG_LEVEL']!r}."
     if config["LOG_FORMAT"] not in {"json", "text"}:
-        raise BadSetting(f"{ENV_PREFIX}_LOG_FORMAT must be json or text.")
-    _check_production(config)
+        yield f"{ENV_PREFIX}_LOG_FORMAT must be json or text, not {config['LOG_FORMAT']!r}."
 
 
-def _check_production(config: Mapping[str, Any]) -> None:
+def _not_for_production(config: Mapping[str, Any]) -> Iterator[str]:
     if config["DEBUG"] and config["ENVIRONMENT"] == "production":
-        raise BadSetting(
-            f"{ENV_PREFIX}_DEBUG is on in production. Unset it, or set {ENV_PREFIX}_ENVIRONMENT=development."
-        )
+        yield f"{ENV_PREFIX}_DEBUG is on in production. Unset it, or set {ENV_PREFIX}_ENVIRONMENT=development."
     if config["FAILPOINTS"] and config["ENVIRONMENT"] == "production":
-        raise BadSetting(f"{ENV_PREFIX}_FAILPOINTS makes processes die on purpose: unset it in production.")
+        yield f"{ENV_PREFIX}_FAILPOINTS makes processes die on purpose: unset it in production."
     try:
         parse(config["FAILPOINTS"])
     except BadFailpoint as error:
-        raise BadSetting(f"{ENV_PREFIX}_FAILPOINTS: {error}") from None
+        yield f"{ENV_PREFIX}_FAILPOINTS: {error}"
+
+
+def check_environment(**elsewhere: str) -> None:
+    """Look at the environment's settings before anything is started with them. Raises BadSetting.
+
+    `elsewhere` are settings that it need not have, because whoever asks will add them where they are not set.
+    """
+    added = {name: value for name, value in elsewhere.items() if not os.environ.get(f"{ENV_PREFIX}_{name}")}
+    load_config(Flask(__name__), "cli", {name: added[name] for name in added if not _has_file(name)})
+
+
+def _has_file(name: str) -> bool:
+    return bool(os.environ.get(f"{ENV_PREFIX}_{name}_FILE"))
+
+
+def unknown_in_environment() -> list[str]:
+    """A line for every variable of the environment that looks like a setting and is none."""
+    known = {name for name in vars(Defaults) if name.isupper()} | Flask.default_config.keys() | OTHERS
+    lines = []
+    for variable in sorted(os.environ):
+        name = variable.removeprefix(f"{ENV_PREFIX}_").removesuffix("_FILE")
+        if not variable.startswith(f"{ENV_PREFIX}_") or name in known or "__" in name:
+            continue
+        close = get_close_matches(name, known, n=1)
+        meant = f" Is {ENV_PREFIX}_{close[0]} meant?" if close else ""
+        lines.append(f"{variable} is no setting of this release, and has no effect.{meant}")
+    return lines
 
 
 def _kind(default: object) -> str:

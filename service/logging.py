@@ -46,6 +46,8 @@ class TextFormatter(logging.Formatter):
         moment = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S.%f")[:-3]
         message = record.getMessage().encode("unicode_escape").decode() if _is_odd(record) else record.getMessage()
         line = f"{moment} {record.levelname:<7} {record.name}: {message}"
+        if (job_id := getattr(record, "job_id", None)) and job_id not in message:
+            line += f" (job {job_id}, attempt {getattr(record, 'attempt', '?')})"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line

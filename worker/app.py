@@ -2,12 +2,12 @@
 
 import gc
 
-from service.app import create_app
+from service.app import start
 from worker.node import connect_node
 
 OBJECTS_BETWEEN_COLLECTIONS = 10_000
 
-flask_app = create_app(role="worker")
+flask_app = start("worker")
 celery_app = flask_app.extensions["celery"]
 connect_node(flask_app)
 

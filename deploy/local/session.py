@@ -15,7 +15,7 @@ from deploy.local.folder import DataFolder, FolderLock, stack_process
 from deploy.local.guarded import StartFailure
 from deploy.local.logs import tail
 from deploy.local.roles import MILLRACE_UP
-from deploy.local.stack import LocalStack, Stack, servers_elsewhere
+from deploy.local.stack import LocalStack, Stack, look_at_environment
 from deploy.local.summary import print_report
 from deploy.local.supervisor import StopRequested, Supervisor, stop_on_signals
 
@@ -73,7 +73,7 @@ def _start(
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    for line in servers_elsewhere():
+    for line in look_at_environment():
         say(line)
     with console.status("Starting PostgreSQL, Redis, API, workers, beat and Flower"):
         stack = LocalStack(folder, lock, supervisor, say, port=port).start()
@@ -110,7 +110,7 @@ def start_detached(path: Path, console: Console, *, port: int | None) -> Stack:
     command = [*MILLRACE_UP, "--quiet", "--dir", str(folder.path)]
     if port is not None:
         command += ["--port", str(port)]
-    for line in servers_elsewhere():
+    for line in look_at_environment():
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     log.unlink(missing_ok=True)
     log.touch(mode=0o600)

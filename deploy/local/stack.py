@@ -12,6 +12,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import orjson
+import redis
 import urllib3
 
 from deploy.local import roles
@@ -23,9 +24,18 @@ from deploy.local.http import OK, client
 from deploy.local.migration import run_migration, schema_is_current
 from deploy.local.servers import HOST, PostgresServer, RedisServer, Server, free_port
 from deploy.local.supervisor import Part, Supervisor
+from service.config import check_environment, unknown_in_environment
 
 DEFAULT_API_PORT = 8000
 DEFAULT_FLOWER_PORT = 5555
+STAND_INS = {
+    "DATABASE_URL": "postgresql+psycopg://",
+    "BROKER_URL": "redis://",
+    "SECRET_KEY": "x" * 32,
+    "ARTIFACT_DIR": "/",
+    "ENVIRONMENT": "local",
+}
+"""For the first look at the settings: those that the stack will provide where they are not set."""
 DATABASE_VARIABLE = "MILLRACE_DATABASE_URL"
 BROKER_VARIABLE = "MILLRACE_BROKER_URL"
 TENANT = "demo"
@@ -141,7 +151,9 @@ class LocalStack:
                     above / "postgres", port=port, record=record, log=self._log("postgres"), hold=hold
                 ),
             )
-        if not redis_url:
+        if redis_url:
+            _require_redis(redis_url)
+        else:
             redis_url = self._start_server(
                 "redis",
                 lambda port: RedisServer.start(
@@ -250,7 +262,24 @@ class LocalStack:
         return self._folder.logs / f"{name}.log"
 
 
-def servers_elsewhere() -> list[str]:
+def _require_redis(url: str) -> None:
+    """Raises StartFailure where nobody answers; a worker would try for as long as it runs."""
+    if urlsplit(url).scheme == "sentinel":
+        return  # kombu knows how to ask one
+    try:
+        with redis.Redis.from_url(url, socket_connect_timeout=5, socket_timeout=5) as client:
+            client.ping()
+    except (redis.RedisError, ValueError) as error:
+        raise StartFailure(f"Redis does not answer: {error}. Check its URL.") from error
+
+
+def look_at_environment() -> list[str]:
+    """What to tell of the environment's settings before a stack is started with them. Raises BadSetting."""
+    check_environment(**STAND_INS)
+    return [*unknown_in_environment(), *_servers_elsewhere()]
+
+
+def _servers_elsewhere() -> list[str]:
     """A line for people about each server that the environment names in place of one of the stack's own."""
     named = {DATABASE_VARIABLE: "database", BROKER_VARIABLE: "Redis"}
     return [

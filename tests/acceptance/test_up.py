@@ -24,6 +24,7 @@ from deploy.local.folder import DataFolder, process_exists
 from deploy.local.servers import free_port
 from service.queues import Queue
 from tests.support.folders import server_folder
+from tests.support.ports import closed_port
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(300), pytest.mark.xdist_group("stack")]
@@ -238,6 +239,28 @@ def test_a_database_of_the_environment_is_told(folder: Path) -> None:
     assert "secret" not in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("mode", [[], ["--detach"]], ids=["in front", "detached"])
+def test_bad_settings_are_told_before_anything_is_started(mode: list[str]) -> None:
+    environment = {"MILLRACE_DISPATCH_WINDOW": "0", "MILLRACE_LEASE_SECONDS": "long"}
+    with server_folder() as fresh:
+        done = millrace("up", "--no-demo", "--dir", str(fresh), *mode, environment=environment)
+        begun = list(fresh.glob("**/postgres*"))
+
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 2
+    assert not begun
+
+
+def test_a_redis_that_does_not_answer_is_told_at_once(folder: Path) -> None:
+    with closed_port() as port:
+        environment = {"MILLRACE_BROKER_URL": f"redis://:secret@127.0.0.1:{port}/0"}
+        done = millrace(*("up", "--no-demo", "--dir", str(folder)), environment=environment)
+
+    assert done.returncode == 1
+    assert "Redis does not answer" in done.stderr
+    assert "secret" not in done.stdout + done.stderr
+
+
 def test_a_role_that_dies_runs_again_at_the_same_address(standing: Up) -> None:
     stack = standing.stack()
     before = stack["pids"]
@@ -296,11 +319,11 @@ def test_data_of_another_version_are_refused(folder: Path) -> None:
 
 
 def test_a_role_that_dies_while_starting_shows_the_end_of_its_log(folder: Path) -> None:
-    done = millrace("up", "--no-demo", "--dir", str(folder), environment={"MILLRACE_LOG_FORMAT": "crooked"})
+    done = millrace("up", "--no-demo", "--dir", str(folder), environment={"MILLRACE_SENTRY_DSN": "crooked"})
 
     assert done.returncode == 1
     assert "the end of" in done.stderr  # of its log, with the reason
-    assert "MILLRACE_LOG_FORMAT must be json or text" in done.stderr
+    assert "BadDsn" in done.stderr
     assert millrace("status", "--dir", str(folder)).returncode == 3
 
 

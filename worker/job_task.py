@@ -265,6 +265,7 @@ def _check_result(result: Any, *, limit: int) -> None:
     """Refuse, before it reaches the database, what is not JSON, is too large, or jsonb cannot hold."""
     try:
         encoded = orjson.dumps(result)
+        orjson.dumps([[[[[[[[result]]]]]]]])  # answers and exports put it some levels deeper, and would fail at that
     except orjson.JSONEncodeError as error:
         raise ResultRefused(f"The handler's result is not JSON: {error}") from None
     if len(encoded) > limit:

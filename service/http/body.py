@@ -140,6 +140,10 @@ class StrictParser(FlaskParser):
             raise RequestEntityTooLarge
         if not raw:
             return missing
+        encoding = req.headers.get("Content-Encoding", "identity").strip()
+        if encoding.lower() != "identity":
+            detail = f"Send the body as it is, without Content-Encoding: {encoding[:40]}."
+            raise Problem(415, "unsupported-media-type", detail, headers={"Accept-Encoding": "identity"})
         if not req.is_json:
             raise Problem(415, "unsupported-media-type", "Send the body as JSON, with Content-Type: application/json.")
         g.sent_json = read_json(raw)

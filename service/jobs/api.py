@@ -94,8 +94,8 @@ class Jobs(MethodView):
     def get(self, query: dict[str, Any]) -> Any:
         """List jobs, newest first.
 
-        Pages neither repeat nor skip while jobs arrive. With `Accept: text/csv` or `application/x-ndjson` all jobs
-        that match are sent as a stream, whatever `limit` says.
+        Pages neither repeat nor skip while jobs arrive; one of large jobs has fewer than `limit`. With
+        `Accept: text/csv` or `application/x-ndjson` all jobs that match are sent as a stream, whatever `limit` says.
         """
         limit, cursor = query.pop("limit"), query.pop("cursor", None)
         wanted = JobFilter(states=tuple(query.pop("state", ())), **query)
@@ -103,13 +103,13 @@ class Jobs(MethodView):
         if (kind := export_format(request.accept_mimetypes)) is not None:
             return export_jobs(principal().tenant_id, wanted, kind, before=before)
         with reading() as session:
-            jobs = list_jobs(session, principal().tenant_id, wanted, before=before, limit=limit + 1)
-        next_cursor = encode_cursor(jobs[limit - 1]["id"]) if len(jobs) > limit else None
+            jobs, has_more = list_jobs(session, principal().tenant_id, wanted, before=before, limit=limit)
+        next_cursor = encode_cursor(jobs[-1]["id"]) if has_more else None
         headers = {}
         if next_cursor:
             parameters = {**request.args.to_dict(flat=False), "cursor": next_cursor}
             headers["Link"] = f'<{request.path}?{urlencode(parameters, doseq=True)}>; rel="next"'
-        return as_json({"items": [present(job) for job in jobs[:limit]], "next_cursor": next_cursor}, 200, headers)
+        return as_json({"items": [present(job) for job in jobs], "next_cursor": next_cursor}, 200, headers)
 
 
 @blp.route("/jobs/<string:job_id>")

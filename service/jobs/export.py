@@ -56,10 +56,10 @@ def export_jobs(tenant_id: UUID, wanted: JobFilter, kind: ExportFormat, *, befor
 def _all_jobs(tenant_id: UUID, wanted: JobFilter, before: UUID | None) -> Iterator[dict[str, Any]]:
     while True:
         with reading() as session:
-            page = list_jobs(session, tenant_id, wanted, before=before, limit=PAGE)
+            page, has_more = list_jobs(session, tenant_id, wanted, before=before, limit=PAGE)
         for job in page:
             yield describe(job)
-        if len(page) < PAGE:
+        if not has_more:
             return
         before = page[-1]["id"]
 

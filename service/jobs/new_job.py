@@ -10,7 +10,9 @@ import orjson
 from marshmallow import ValidationError
 
 from service.jobs.types import JobType, UnknownJobType, registry
+from service.queues import Queue
 
+_QUEUES = frozenset(map(str, Queue))
 OnConflict = Literal["use_existing", "reject", "replace"]
 
 
@@ -60,6 +62,8 @@ def check(new: NewJob) -> JobType:
     except UnknownJobType:
         known = ", ".join(known.name for known in registry)
         raise InvalidJob({"type": [f"There is no job type {new.type!r}. There are: {known}."]}) from None
+    if new.queue is not None and new.queue not in _QUEUES:
+        raise InvalidJob({"queue": [f"There is no queue {new.queue!r}. There are: {', '.join(Queue)}."]})
     try:
         job_type.schema.load(new.args)
     except ValidationError as error:

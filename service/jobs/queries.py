@@ -139,17 +139,43 @@ class JobFilter:
         return conditions, parameters
 
 
+PAGE_BYTES = 4 << 20
+"""A page ends before it grows larger than this; one job it has at least, of a few megabytes at most."""
+
+
+def _size_of(column: str) -> str:
+    """SQL for the bytes of a JSON column; only what is large is written out to be measured."""
+    stored = f"pg_column_size({column})"
+    return f"COALESCE(CASE WHEN {stored} > 2000 THEN octet_length(CAST({column} AS text)) ELSE {stored} END, 0)"
+
+
+_BYTES = " + ".join(map(_size_of, ("args", "result", "metadata")))
+
+
 def list_jobs(
     session: Session, tenant_id: UUID, wanted: JobFilter, *, before: UUID | None, limit: int
-) -> list[RowMapping]:
-    """The tenant's jobs, newest first, older than the job `before`. Keyset: pages neither repeat nor skip."""
+) -> tuple[list[RowMapping], bool]:
+    """A page of the tenant's jobs, newest first, older than the job `before`; and whether there are more.
+
+    Keyset: pages neither repeat nor skip. One has at most `limit` jobs, and fewer where they are large.
+    """
     conditions, parameters = wanted.conditions()
     conditions.append("tenant_id = :tenant_id")
     if before is not None:
         conditions.append("jobs.id < :before")
-    statement = f"SELECT {JOB_COLUMNS} FROM jobs WHERE {' AND '.join(conditions)} ORDER BY jobs.id DESC LIMIT :limit"  # noqa: S608
-    parameters |= {"tenant_id": tenant_id, "before": before, "limit": limit}
-    return list(session.execute(text(statement), parameters).mappings())
+    statement = f"""
+        SELECT {JOB_COLUMNS}, found FROM (
+            SELECT *, count(*) OVER () AS found, row_number() OVER newest AS place, sum({_BYTES}) OVER newest AS bytes
+              FROM (SELECT {JOB_COLUMNS} FROM jobs WHERE {" AND ".join(conditions)} ORDER BY jobs.id DESC LIMIT :found)
+                   AS jobs
+            WINDOW newest AS (ORDER BY id DESC)
+        ) AS jobs
+         WHERE place = 1 OR (place <= :limit AND bytes <= :most_bytes)
+         ORDER BY place
+        """  # noqa: S608 - only constants of ours are put in
+    parameters |= {"tenant_id": tenant_id, "before": before, "limit": limit, "found": limit + 1}
+    rows = session.execute(text(statement), {**parameters, "most_bytes": PAGE_BYTES}).mappings().all()
+    return list(rows), bool(rows) and rows[0]["found"] > len(rows)
 
 
 def list_attempts(session: Session, tenant_id: UUID, job_id: UUID) -> list[RowMapping]:

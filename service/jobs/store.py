@@ -37,7 +37,7 @@ STORE = Statement(
          WHERE known.created_at < clock_timestamp() - make_interval(hours => :kept_hours)
         RETURNING job_id
     ), sent AS (
-        SELECT sent.*, now, COALESCE(sent.at, now + make_interval(secs => sent.delay), now) AS run_at
+        SELECT sent.*, now, GREATEST(COALESCE(sent.at, now + make_interval(secs => sent.delay)), now) AS run_at
           FROM jsonb_to_recordset(CAST(:jobs AS jsonb))
                AS sent (id uuid, tenant_id uuid, key_id uuid, record_id uuid, type text, queue text, priority int,
                         args jsonb, tags text[], metadata jsonb, unique_key text, concurrency_key text,

@@ -144,6 +144,12 @@ def test_a_result_may_have_the_characters_that_stand_for_nul_in_json(client: Key
     assert ended(client, job["id"])["result"] == look_alike
 
 
+def test_a_result_that_no_answer_could_hold_is_refused(client: KeyClient, worker: Process) -> None:
+    job = client.submit("test.deep", args={"value": 250})
+
+    assert ended(client, job["id"])["error"]["type"] == "bad_result"
+
+
 def test_a_child_job_comes_into_being_with_its_parents_success_and_only_then(
     client: KeyClient, worker: Process, beat: Process
 ) -> None:

@@ -329,3 +329,21 @@ def test_an_export_goes_on_past_its_page(monkeypatch: pytest.MonkeyPatch, client
 @pytest.mark.parametrize("accept", ["*/*", "application/json, text/csv;q=0.5", "text/html"])
 def test_a_list_is_json_unless_an_export_is_preferred(client: KeyClient, accept: str) -> None:
     assert client.get("/jobs", headers={"Accept": accept}).get_json() == {"items": [], "next_cursor": None}
+
+
+def test_a_page_of_large_jobs_has_fewer_and_none_is_left_out(client: KeyClient) -> None:
+    large = [client.submit(args={"value": "x" * 1_500_000})["id"] for _ in range(5)]
+    client.submit()
+    seen: list[str] = []
+    pages = []
+    path = "/jobs?limit=200"
+    while path:
+        page = client.get(path).get_json()
+        pages.append(len(page["items"]))
+        seen += [job["id"] for job in page["items"]]
+        path = f"/jobs?limit=200&cursor={page['next_cursor']}" if page["next_cursor"] else ""
+
+    assert pages == [3, 2, 1]
+    assert seen[1:] == large[::-1]
+    exported = client.get("/jobs", headers={"Accept": "application/x-ndjson"}).text.splitlines()
+    assert [json.loads(line)["id"] for line in exported] == seen

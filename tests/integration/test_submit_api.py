@@ -1,5 +1,6 @@
 """Submitting over HTTP: the answer, the defaults, waiting for the end, and a broker that is away."""
 
+import gzip
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -210,3 +211,21 @@ def test_a_job_that_was_stored_is_answered_202_although_its_end_cannot_be_waited
     assert response.headers["Location"].endswith(response.get_json()["id"])
     assert "Preference-Applied" not in response.headers
     assert count_jobs(app) == 1
+
+
+def test_a_job_that_should_have_started_long_ago_does_not_overtake_those_that_wait(client: KeyClient) -> None:
+    job = client.submit(run_at="2001-01-01T00:00:00Z")
+
+    assert job["state"] == "queued"
+    assert job["run_at"] == job["created_at"]
+
+
+def test_a_compressed_body_is_refused(app: Flask, client: KeyClient) -> None:
+    body = gzip.compress(b'{"type": "test.echo"}')
+    headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+
+    response = client.post("/jobs", data=body, headers=headers)
+
+    assert response.status_code == 415
+    assert "Content-Encoding: gzip" in response.get_json()["detail"]
+    assert count_jobs(app) == 0

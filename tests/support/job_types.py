@@ -61,6 +61,15 @@ def fail(_ctx: JobContext, *, value: Any = None, **_: Any) -> None:
     raise ValueError("this may mend")
 
 
+@job("test.deep", args=AnyArgs, max_attempts=1)
+def deep(_ctx: JobContext, *, value: int, **_: Any) -> Any:
+    """Returns lists in lists, so many."""
+    nested: Any = []
+    for _level in range(value):
+        nested = [nested]
+    return nested
+
+
 @job("test.narrow", args=AnyArgs, autoretry_for=(ConnectionError,), max_attempts=3)
 def narrow(_ctx: JobContext, **_: Any) -> None:
     """Raises what it is not to be retried for."""

@@ -17,8 +17,8 @@ from service.transaction import is_refusal, transaction
 
 log = logging.getLogger(__name__)
 
-CATCH_UP_LIMIT = 200
-"""Most slots of one schedule that one round looks at; the rest follow in the next round."""
+CATCH_UP_LIMIT = 100
+"""Most slots of one schedule that are looked at together; then it is the others' turn."""
 FIRING_SECONDS = 0.5
 """For so long a round fires, however much is due: rings wait behind it."""
 LEFT_ALONE_SECONDS = 60.0
@@ -59,11 +59,13 @@ class Fired:
 
 
 class Firing:
-    """Fires schedules. Remembers those that cannot be fired: they neither hold up the others nor fill the log."""
+    """Fires schedules. Remembers which not to look at for now, so that none holds up the others or fills the log."""
 
     def __init__(self) -> None:
-        self._left_alone: dict[UUID, float] = {}
-        """Until when on the monotonic clock, by the schedule's id."""
+        self._cannot: dict[UUID, float] = {}
+        """Could not be fired, and until when on the monotonic clock nobody tries again."""
+        self._had_their_turn: set[UUID] = set()
+        """Are far behind, and go on once the others have had theirs."""
 
     def fire_due(self) -> list[Fired]:
         """Fire the schedules whose slot was reached, one transaction each; returns what was fired.
@@ -72,50 +74,59 @@ class Firing:
         """
         fired: list[Fired] = []
         now = began = time.monotonic()
-        self._left_alone = {known: until for known, until in self._left_alone.items() if until > now}
+        self._cannot = {known: until for known, until in self._cannot.items() if until > now}
         while time.monotonic() - began < FIRING_SECONDS:
             schedule: RowMapping | None = None
             try:
                 with transaction("fire") as session:
-                    schedule = session.execute(_DUE, {"left_alone": list(self._left_alone)}).mappings().first()
-                    if schedule is None:
-                        break
-                    fired += _fire(session, schedule)
+                    left_alone = [*self._cannot, *self._had_their_turn]
+                    schedule = session.execute(_DUE, {"left_alone": left_alone}).mappings().first()
+                    done, is_behind = _fire(session, schedule) if schedule is not None else ([], False)
             except Exception as error:
                 if schedule is None or (isinstance(error, SQLAlchemyError) and not is_refusal(error)):
                     raise
                 log.exception("schedule %s could not be fired, next try in a minute", schedule["id"])
-                self._left_alone[schedule["id"]] = time.monotonic() + LEFT_ALONE_SECONDS
+                self._cannot[schedule["id"]] = time.monotonic() + LEFT_ALONE_SECONDS
+                continue
+            fired += done
+            if schedule is not None and is_behind:
+                self._had_their_turn.add(schedule["id"])
+            elif schedule is None and self._had_their_turn:
+                self._had_their_turn.clear()
+            elif schedule is None:
+                break
         return fired
 
 
-def _fire(session: Session, schedule: RowMapping) -> list[Fired]:
+def _fire(session: Session, schedule: RowMapping) -> tuple[list[Fired], bool]:
+    """Fire what is due of one schedule; and whether it is so far behind that more is due than was looked at."""
     times = {"cron": schedule["cron"], "every_seconds": schedule["every_seconds"], "timezone": schedule["timezone"]}
     now = schedule["now"]
     due = due_slots(schedule["next_slot_at"], now, **times, at_most=CATCH_UP_LIMIT)
     latest = due[-1]
     following = next(slots_after(latest, **times))
-    if following <= now:  # more slots passed than one round looks at
+    is_behind = following <= now
+    if is_behind:
         firing = due if schedule["catch_up"] == "all" else []
     else:
         firing = _slots_to_fire(schedule["catch_up"], due, now)
-    fired = [job for slot in due if slot in firing and (job := _fire_slot(session, schedule, slot))]
-    for slot in due:
-        if slot not in firing:
-            late = (now - slot).total_seconds()
-            session.execute(
-                _TICK,
-                {
-                    "schedule_id": schedule["id"],
-                    "slot": slot,
-                    "outcome": "missed",
-                    "late_seconds": late,
-                    "job_id": None,
-                    "detail": f"No clock ran at the time; the catch-up rule is {schedule['catch_up']!r}.",
-                },
-            )
+    fired = [job for slot in firing if (job := _fire_slot(session, schedule, slot))]
+    missed = [
+        {
+            "schedule_id": schedule["id"],
+            "slot": slot,
+            "outcome": "missed",
+            "late_seconds": (now - slot).total_seconds(),
+            "job_id": None,
+            "detail": f"No clock ran at the time; the catch-up rule is {schedule['catch_up']!r}.",
+        }
+        for slot in due
+        if slot not in firing
+    ]
+    if missed:
+        session.execute(_TICK, missed)
     session.execute(_ADVANCE, {"id": schedule["id"], "next_slot_at": following})
-    return fired
+    return fired, is_behind
 
 
 ON_TIME_SECONDS = 60.0

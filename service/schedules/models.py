@@ -33,7 +33,8 @@ class Schedule(Base):
     every_seconds: Mapped[int | None]
     timezone: Mapped[str] = mapped_column(Text, server_default="UTC")
     catch_up: Mapped[str] = mapped_column(Text, server_default="latest")
-    """What to do about slots that passed while no clock ran: none of them, the latest, or all."""
+    """What to do about slots that passed while no clock ran: `all` fires each, `latest` the last of them however late
+    it is, `none` the last of them only if it is less than a minute late."""
     enabled: Mapped[bool] = mapped_column(server_default=text("true"))
     next_slot_at: Mapped[datetime]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -25,6 +25,7 @@ def slots_after(moment: datetime, *, cron: str | None, every_seconds: int | None
         raise ValueError("A schedule has a cron line or an interval.")
     for line in CronSim(cron, moment.astimezone(ZoneInfo(timezone))):
         yield line.astimezone(UTC)
+    raise ValueError(f"The cron line {cron!r} has no slot after {moment:%Y-%m-%d}.")
 
 
 def due_slots(

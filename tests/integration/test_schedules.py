@@ -13,6 +13,7 @@ from beat.timetable import TIMETABLE
 from service.clock_lease import acquire_clock, release_clock
 from service.ids import uuid7
 from service.jobs.new_job import NewJob, check
+from service.schedules import fire
 from service.schedules.builtin import add_builtin_schedules
 from service.schedules.fire import Firing
 from service.transaction import reading, transaction
@@ -153,6 +154,21 @@ def test_a_schedule_that_cannot_be_fired_holds_up_no_other_and_is_told_once(
     assert [job.schedule_id for job in fired] == [good]
     assert ticks(app, bad) == []
     assert len([record for record in caplog.records if str(bad) in record.getMessage()]) == 1
+
+
+def test_a_schedule_that_is_far_behind_lets_the_others_have_their_turn(
+    app: Flask, client: KeyClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fire, "CATCH_UP_LIMIT", 2)
+    behind = add_schedule(client, next_slot_at=minutes_ago(6), catch_up="all")
+    other = add_schedule(client, next_slot_at=minutes_ago(0))
+
+    with app.app_context():
+        fired = [job.schedule_id for job in Firing().fire_due()]
+
+    assert fired.index(other) == 2
+    assert fired.count(behind) in {7, 8}  # a minute may pass meanwhile
+    assert {tick["outcome"] for tick in ticks(app, behind)} == {"fired"}
 
 
 @pytest.mark.parametrize("entry", TIMETABLE, ids=lambda entry: entry.name)

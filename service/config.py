@@ -114,7 +114,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "SHUTDOWN_GRACE": (0, 86_400),
     "CLOCK_LEASE_SECONDS": (1, 600),
     "CLOCK_TICK_SECONDS": (0.01, 60),
-    "DISPATCH_WINDOW": (1, 1_000_000),
+    "DISPATCH_WINDOW": (1, 10_000_000),
     "RING_AGAIN_SECONDS": (1, 86_400),
     "RETENTION_DAYS": (1, 36_500),
     "IDEMPOTENCY_HOURS": (1, 876_000),

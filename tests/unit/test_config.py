@@ -68,7 +68,7 @@ def test_a_missing_one_is_named(name: str) -> None:
         ({"LEASE_SECONDS": -1.0}, "MILLRACE_LEASE_SECONDS must be from 1 to 3,600, not -1.0"),
         ({"LEASE_SECONDS": float("nan")}, "MILLRACE_LEASE_SECONDS must be from 1 to 3,600, not nan"),
         ({"RETENTION_DAYS": 10**12}, "MILLRACE_RETENTION_DAYS must be from 1 to 36,500"),
-        ({"DISPATCH_WINDOW": 0}, "MILLRACE_DISPATCH_WINDOW must be from 1 to 1,000,000, not 0"),
+        ({"DISPATCH_WINDOW": 0}, "MILLRACE_DISPATCH_WINDOW must be from 1 to 10,000,000, not 0"),
         ({"BROKER_URL": "localhost:6379"}, "MILLRACE_BROKER_URL must begin with redis:// or rediss:// or sentinel://"),
         ({"RETENTION_DAYS": 2}, "MILLRACE_RETENTION_DAYS must cover MILLRACE_IDEMPOTENCY_HOURS (72)"),
         ({"LOG_LEVEL": "LOUD"}, "MILLRACE_LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR"),
